@@ -1,0 +1,1 @@
+"""Cards, results, pages, the shelf and errors: the ground floor. Imports no torch."""

@@ -1,0 +1,105 @@
+"""What a method says of itself, and how methods are found. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from finetrace.core.errors import unknown
+
+GROUP = "finetrace.methods"
+_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+# What importing a stranger's card can raise: listed, so that a bug of ours is not mistaken for theirs.
+_CARD_ERRORS = (ImportError, AttributeError, TypeError, ValueError, NameError, SyntaxError, OSError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method wants of the pass: the only statement of it.
+
+    logits: whether it sees logit chunks. layers: residual-stream layers, as ints or relative floats in [0, 1].
+    slices: the slices it reads, or None for all of them.
+    """
+
+    logits: bool = False
+    layers: tuple[int | float, ...] = ()
+    slices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's card.
+
+    primary: the key of the number that the change verdict is about. margin: the ratio to the nulls that a change must
+    exceed. home: the package it lives in, filled in when it is found.
+    """
+
+    name: str
+    version: int
+    summary: str
+    config: type
+    needs: Callable[[Any], Needs]
+    primary: str
+    margin: float = 2.0
+    papers: tuple[str, ...] = ()
+    home: str = ""
+
+    def part(self, name: str) -> ModuleType:
+        """The method's module `name` (observe, result, describe, ...), imported now."""
+        return importlib.import_module(f"{self.home}.{name}")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A method whose card could not be read, and why."""
+
+    name: str
+    error: str
+
+
+def discover(package: str = GROUP) -> tuple[dict[str, Method], tuple[Broken, ...]]:
+    """The methods in the folder `package`, then those installed under the entry-point group `finetrace.methods`.
+
+    A card that cannot be read is returned as broken; it hides no other. A foreign card never replaces one of ours.
+    """
+    found: dict[str, Method] = {}
+    broken: list[Broken] = []
+    folder = importlib.import_module(package)
+    homes = [(m.name, f"{package}.{m.name}") for m in pkgutil.iter_modules(folder.__path__) if m.ispkg]
+    homes += [(e.name, e.value.split(":")[0]) for e in entry_points(group=GROUP)]
+    for name, home in homes:
+        card = _read_card(name, home)
+        if isinstance(card, Broken):
+            broken.append(card)
+        else:
+            found.setdefault(card.name, card)
+    return dict(sorted(found.items())), tuple(broken)
+
+
+def _read_card(name: str, home: str) -> Method | Broken:
+    try:
+        card = importlib.import_module(home).METHOD
+    except _CARD_ERRORS as error:
+        return Broken(name, f"{type(error).__name__}: {error}")
+    if not isinstance(card, Method):
+        return Broken(name, f"METHOD is a {type(card).__name__}, not a finetrace.core.card.Method")
+    if not _NAME.match(card.name):
+        return Broken(name, f"'{card.name}' is not a name in lower-case letters, digits and underscores")
+    return replace(card, home=home)
+
+
+def method(name: str) -> Method:
+    """The method called `name`; an unknown one is a BadInput that names its nearest neighbour."""
+    found, broken = discover()
+    if name in found:
+        return found[name]
+    for card in broken:
+        if card.name == name:
+            raise unknown("working method", f"{name} (broken: {card.error})", found)
+    raise unknown("method", name, found)

@@ -1,0 +1,117 @@
+"""All that an audit found, as plain data: what the report, report.json, the model card and Python read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetrace.core.estimate import Estimate
+from finetrace.core.page import Page
+
+
+@dataclass(frozen=True)
+class NullRange:
+    """What the benign nulls report for one figure. k: how many; low, high: the smallest and the largest of them."""
+
+    k: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reported figure with what it must be read against.
+
+    floor: what the numerics alone report (base against base). nulls: what benign fine-tunes report, raw. dosed: the
+    same with each null scaled to the pair's size on ordinary text. Either is None where there are none.
+    """
+
+    estimate: Estimate
+    floor: float | None = None
+    nulls: NullRange | None = None
+    dosed: NullRange | None = None
+
+    @property
+    def value(self) -> float | None:
+        return self.estimate.value
+
+    @property
+    def below_floor(self) -> bool:
+        return self.value is not None and self.floor is not None and abs(self.value) < self.floor
+
+
+@dataclass(frozen=True)
+class SliceVerdict:
+    """The change verdict on one slice, with all that decided it (ratios are pair / geometric mean of the nulls)."""
+
+    change: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    bound: float | None
+    margin: float
+    smallest_visible: float | None
+    k: int
+    p: float | None
+    p_holm: float | None
+    reason: str
+    dosed_change: str | None = None
+    dosed_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one method found. numbers: over all slices together; slices: slice -> key -> reading."""
+
+    method: str
+    version: int
+    summary: str
+    primary: str
+    change: str
+    numbers: dict[str, Reading]
+    slices: dict[str, dict[str, Reading]]
+    verdicts: dict[str, SliceVerdict]
+    page: Page
+    warnings: tuple[str, ...] = ()
+    papers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the pre-flight. status: "ok", "note" or "warning"."""
+
+    name: str
+    status: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One line of the expected-against-found panel, where the truth is known. held: None if it was not measured."""
+
+    what: str
+    expected: str
+    found: str
+    held: bool | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A whole audit.
+
+    pair: what was compared (names, hashes, kind, dtype, parameters). not_measured: what a reader must not read into
+    this, safety first. protocol: data, seeds, versions, hardware class, command. truth: what was planted, if known.
+    """
+
+    pair: dict[str, Any]
+    change: str
+    safety: str
+    not_measured: tuple[str, ...]
+    preflight: tuple[Check, ...]
+    findings: dict[str, Finding]
+    protocol: dict[str, Any]
+    limits: tuple[str, ...]
+    truth: dict[str, Any] | None = None
+    expected: tuple[Expectation, ...] = ()
+    next_steps: tuple[str, ...] = ()
+    redacted: tuple[str, ...] = field(default=())
