@@ -1,0 +1,137 @@
+"""Loading one model quietly, refusing what transformers would silently make up, and sharing identical tensors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetrace.core.errors import BadInput, ModelError
+from finetrace.models.source import Source, one_line
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What transformers raises on a folder that it cannot read: listed, so that a bug of ours is not blamed on the folder.
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, load reports or warnings of transformers and peft inside; their settings come back after."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_model(
+    source: Source,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None,
+    trust_remote_code: bool,
+) -> Any:
+    """The causal language model in a folder: frozen, in eval mode, on `device`.
+
+    A tensor that the files lack is a ModelError: transformers would fill it with random numbers.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    try:
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **extra,
+            )
+    except (*LOAD_ERRORS, SafetensorError) as error:
+        raise ModelError(f"{source.name} could not be loaded: {one_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{source.name} lacks {len(missing)} tensors that its config.json asks for, first {missing[0]}: "
+            "the checkpoint is incomplete, or of another architecture."
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def share_identical(model: nn.Module, base: nn.Module) -> int:
+    """Makes every tensor of `model` that is bit-identical with the base's use the base's storage.
+
+    Returns the bytes freed. Tied tensors are counted once.
+    """
+    theirs = dict(base.named_parameters(remove_duplicate=False)) | dict(
+        base.named_buffers(remove_duplicate=False)
+    )
+    freed: dict[int, int] = {}
+    for prefix, module in model.named_modules():
+        for store in (module._parameters, module._buffers):
+            for name, own in store.items():
+                other = theirs.get(f"{prefix}.{name}" if prefix else name)
+                if own is None or other is None or own is other or not _identical(own, other):
+                    continue
+                freed[own.untyped_storage().data_ptr()] = own.untyped_storage().nbytes()
+                store[name] = other
+    return sum(freed.values())
+
+
+def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
+    same_kind = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+    return same_kind and torch.equal(one, other)
+
+
+def unique_bytes(*models: nn.Module) -> int:
+    """Bytes of the distinct storages behind all parameters and buffers of these models together."""
+    storages: dict[int, int] = {}
+    for model in models:
+        for tensor in (*model.parameters(), *model.buffers()):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def pick_device(wanted: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise BadInput(f"'{wanted}' is not a device: auto, cpu, cuda, cuda:1 and mps are.") from None
+    absent = (device.type == "cuda" and not torch.cuda.is_available()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent:
+        raise BadInput(f"There is no {device.type} device here: use --device cpu or auto.")
+    return device
+
+
+def pick_dtype(wanted: str, device: torch.device, float32_bytes: int, own: str | None) -> torch.dtype:
+    """ "auto" is float32 on a CPU and where both sides fit in 60% of the free memory, else the checkpoint's own."""
+    if wanted in DTYPES:
+        return DTYPES[wanted]
+    if wanted != "auto":
+        raise BadInput(f"'{wanted}' is not a dtype: auto, {', '.join(DTYPES)} are.")
+    if device.type != "cuda":
+        return torch.float32
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.float32 if float32_bytes <= 0.6 * free else DTYPES.get(own or "", torch.bfloat16)

@@ -1,0 +1,1 @@
+"""Tests mirror src; tiny models come from tests.tiny."""
