@@ -1,0 +1,97 @@
+"""Intervals, paired tests, corrections, power and verdicts: numpy and scipy only.
+
+A name is imported from its file when it is first asked for, so that reading one word loads no scipy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetrace.stats.bootstrap import poisson_weights, ratio_replicates, weighted_sums
+    from finetrace.stats.estimate import ratio_estimate
+    from finetrace.stats.intervals import Interval, mean_interval, wilson
+    from finetrace.stats.multiple import benjamini_hochberg, holm
+    from finetrace.stats.paired import (
+        Difference,
+        Equivalence,
+        mcnemar_exact,
+        paired_difference,
+        sign_flip,
+        tost,
+    )
+    from finetrace.stats.power import detection_power, false_positive_bound, minimal_detectable_ratio
+    from finetrace.stats.verdict import (
+        CHANGE_WORDS,
+        SAFETY_WORDS,
+        ChangeVerdict,
+        ChangeWord,
+        Measured,
+        SafetyWord,
+        change_verdict,
+        change_verdicts,
+        overall,
+        safety_verdict,
+    )
+
+_HOMES = {
+    "bootstrap": ("poisson_weights", "ratio_replicates", "weighted_sums"),
+    "estimate": ("ratio_estimate",),
+    "intervals": ("Interval", "mean_interval", "wilson"),
+    "multiple": ("benjamini_hochberg", "holm"),
+    "paired": ("Difference", "Equivalence", "mcnemar_exact", "paired_difference", "sign_flip", "tost"),
+    "power": ("detection_power", "false_positive_bound", "minimal_detectable_ratio"),
+    "verdict": (
+        "CHANGE_WORDS",
+        "SAFETY_WORDS",
+        "ChangeVerdict",
+        "ChangeWord",
+        "Measured",
+        "SafetyWord",
+        "change_verdict",
+        "change_verdicts",
+        "overall",
+        "safety_verdict",
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CHANGE_WORDS",
+    "SAFETY_WORDS",
+    "ChangeVerdict",
+    "ChangeWord",
+    "Difference",
+    "Equivalence",
+    "Interval",
+    "Measured",
+    "SafetyWord",
+    "benjamini_hochberg",
+    "change_verdict",
+    "change_verdicts",
+    "detection_power",
+    "false_positive_bound",
+    "holm",
+    "mcnemar_exact",
+    "mean_interval",
+    "minimal_detectable_ratio",
+    "overall",
+    "paired_difference",
+    "poisson_weights",
+    "ratio_estimate",
+    "ratio_replicates",
+    "safety_verdict",
+    "sign_flip",
+    "tost",
+    "weighted_sums",
+    "wilson",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

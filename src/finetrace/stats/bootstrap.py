@@ -53,7 +53,9 @@ def _replicate_offsets(replicates: int) -> NDArray[np.uint64]:
 def _as_keys(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     keys = np.asarray(keys)
     if keys.ndim != 1 or keys.dtype != np.uint64:
-        raise BadInput(f"Row keys must be a one-dimensional uint64 array, not {keys.dtype}{list(keys.shape)}.")
+        raise BadInput(
+            f"Row keys must be a one-dimensional uint64 array, not {keys.dtype}{list(keys.shape)}."
+        )
     return keys
 
 
@@ -74,9 +76,7 @@ def _weights(states: NDArray[np.uint64], offsets: NDArray[np.uint64]) -> NDArray
     return np.searchsorted(_THRESHOLDS, draws, side="right").astype(np.uint8)
 
 
-def cluster_columns(
-    columns: FloatArray, keys: NDArray[np.uint64]
-) -> tuple[FloatArray, NDArray[np.uint64]]:
+def cluster_columns(columns: FloatArray, keys: NDArray[np.uint64]) -> tuple[FloatArray, NDArray[np.uint64]]:
     """Rows summed by key, sorted by key: (float64 [clusters, m], uint64 [clusters]).
 
     Rows that share a key are ordered by their values before they are summed, so that the result is the same
