@@ -16,7 +16,16 @@ from finetrace.core.errors import unknown
 GROUP = "finetrace.methods"
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 # What importing a stranger's card can raise: listed, so that a bug of ours is not mistaken for theirs.
-_CARD_ERRORS = (ImportError, AttributeError, TypeError, ValueError, NameError, SyntaxError, OSError, RuntimeError)
+_CARD_ERRORS = (
+    ImportError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    NameError,
+    SyntaxError,
+    OSError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from finetrace.core.estimate import Estimate
 from finetrace.core.page import Page
+
+ChangeWord = Literal["beyond-nulls", "within-nulls", "undecided"]
+SafetyWord = Literal["regressed", "within-margin", "undecided", "not-measured"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Reading:
 class SliceVerdict:
     """The change verdict on one slice, with all that decided it (ratios are pair / geometric mean of the nulls)."""
 
-    change: str
+    change: ChangeWord
     ratio: float | None
     low: float | None
     high: float | None
@@ -55,7 +58,7 @@ class SliceVerdict:
     p: float | None
     p_holm: float | None
     reason: str
-    dosed_change: str | None = None
+    dosed_change: ChangeWord | None = None
     dosed_ratio: float | None = None
 
 
@@ -67,7 +70,7 @@ class Finding:
     version: int
     summary: str
     primary: str
-    change: str
+    change: ChangeWord
     numbers: dict[str, Reading]
     slices: dict[str, dict[str, Reading]]
     verdicts: dict[str, SliceVerdict]
@@ -104,8 +107,8 @@ class Findings:
     """
 
     pair: dict[str, Any]
-    change: str
-    safety: str
+    change: ChangeWord
+    safety: SafetyWord
     not_measured: tuple[str, ...]
     preflight: tuple[Check, ...]
     findings: dict[str, Finding]

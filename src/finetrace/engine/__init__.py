@@ -1,0 +1,34 @@
+"""The pass: one reading of the data feeds every method and every contrast."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetrace.engine.observer import PAIR, SELF, Contrast, Job, Observer
+    from finetrace.engine.run import run_pass
+    from finetrace.engine.shape import Shape
+    from finetrace.engine.step import LogitChunk, Step, Subject
+
+__all__ = [
+    "PAIR",
+    "SELF",
+    "Contrast",
+    "Job",
+    "LogitChunk",
+    "Observer",
+    "Shape",
+    "Step",
+    "Subject",
+    "run_pass",
+]
+
+_HOMES = {"Shape": "shape", "run_pass": "run", "LogitChunk": "step", "Step": "step", "Subject": "step"}
+
+
+def __getattr__(name: str) -> object:
+    """Each name comes from its file when first asked for: naming a Shape loads no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'observer')}"), name)

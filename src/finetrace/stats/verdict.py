@@ -6,7 +6,7 @@ These words only, everywhere. Neither says "safe": they speak of these checkpoin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -161,16 +161,16 @@ def change_verdicts(
     }
 
 
-def overall(verdicts: Mapping[str, ChangeVerdict]) -> ChangeWord:
+def overall(words: Iterable[ChangeWord]) -> ChangeWord:
     """One word for a pair: beyond if any slice is beyond, else undecided if any is or there are none, else within.
 
     "Beyond" is a union and rests on the Holm correction that `change_verdicts` made. "Within" needs every slice
     to be within on its own, an intersection-union test, which needs no correction (Berger 1982).
     """
-    words = {verdict.word for verdict in verdicts.values()}
-    if BEYOND in words:
+    said = set(words)
+    if BEYOND in said:
         return BEYOND
-    return WITHIN if words == {WITHIN} else UNDECIDED
+    return WITHIN if said == {WITHIN} else UNDECIDED
 
 
 def safety_verdict(worsening: Interval | None, margin: float) -> SafetyWord:

@@ -1,0 +1,5 @@
+"""`python -m finetrace` is the command `finetrace`."""
+
+from finetrace.cli import main
+
+main()

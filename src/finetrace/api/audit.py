@@ -1,0 +1,207 @@
+"""An audit from the request to the findings: check, open, pass, judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetrace.api import describe
+from finetrace.api.dose import dosed_contrasts
+from finetrace.api.expect import expectations
+from finetrace.api.found import Found
+from finetrace.api.names import is_bundled, null_sources, resolve
+from finetrace.api.plan import Item, contrasts, items, jobs, null_names, subject
+from finetrace.api.request import Chosen, Request
+from finetrace.api.verdicts import findings
+from finetrace.api.watch import Watch
+from finetrace.core.errors import DataError
+from finetrace.core.findings import Findings
+from finetrace.core.shelf import Shelf
+from finetrace.data import Corpus, Row, build_corpus, bundled_rows, read_rows
+from finetrace.engine import run_pass
+from finetrace.models import Pair, check_head, open_pair, preflight
+from finetrace.stats import overall
+from finetrace.weights import Effect, effect, require_effect
+
+NOT_MEASURED = "not-measured"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """All that is loaded and checked before the pass."""
+
+    pair: Pair
+    effects: Mapping[str, Effect]
+    corpus: Corpus
+    truth: dict[str, Any] | None
+
+
+def with_bundled_nulls(request: Request) -> Request:
+    """On the bundled base the bundled nulls are read too, unless some were named; never the audited one itself."""
+    if request.nulls or not is_bundled(request.base):
+        return request
+    from finetrace.organisms import bundled
+
+    names = [f"tinyworld/{name}" for name in bundled.null_names()]
+    return replace(request, nulls=tuple(name for name in names if name != request.tuned))
+
+
+def open_all(request: Request, pair: Pair | None = None) -> Opened:
+    """Loads both models and the nulls, checks that each does something, and tokenises the data."""
+    pair = pair or open_request(request)
+    effects = {side: effect(pair, side) for side in pair.sides if side != "base"}
+    for found in effects.values():
+        require_effect(found)
+    check_head(pair)
+    return Opened(pair, effects, corpus_for(request, pair), _truth(request))
+
+
+def open_request(request: Request) -> Pair:
+    return open_pair(
+        resolve(request.base),
+        resolve(request.tuned) if request.tuned is not None else None,
+        nulls={name: resolve(source) for name, source in null_sources(request.nulls).items()},
+        dtype=request.dtype,
+        device=request.device,
+        quantization=request.quantization,
+        revision=request.revision,
+        tuned_revision=request.tuned_revision,
+        attn_implementation=request.attn_implementation,
+        tokenizer=request.tokenizer,
+        chat_template=request.chat_template,
+        trust_remote_code=request.trust_remote_code,
+    )
+
+
+def corpus_for(request: Request, pair: Pair) -> Corpus:
+    return build_corpus(
+        rows_for(request),
+        pair.tokenizer,
+        system=request.system,
+        chat_template=request.chat_template,
+        max_tokens=request.max_tokens,
+        context=pair.max_positions,
+    )
+
+
+def rows_for(request: Request) -> Sequence[Row]:
+    """The user's rows; else the tiny world's own slices on its base; else the bundled neutral samples."""
+    if request.data is not None:
+        rows = read_rows(request.data)
+        if not rows:
+            raise DataError("The data has no rows.")
+        return rows
+    if is_bundled(request.base):
+        from finetrace.organisms import bundled
+
+        return read_rows(bundled.slices(seed=request.seed))
+    return bundled_rows()
+
+
+def _truth(request: Request) -> dict[str, Any] | None:
+    name = request.truth or (
+        request.tuned.partition("/")[2] if request.tuned and is_bundled(request.tuned) else None
+    )
+    if name is None:
+        return None
+    from finetrace.organisms import bundled
+
+    return bundled.truth(name)
+
+
+def run(
+    request: Request, methods: Sequence[Chosen], watch: Watch, *, pair: Pair | None = None, command: str = ""
+) -> Found:
+    """The whole audit. Results that are already whole on the shelf are read, not made again. A `pair` that was loaded
+    before is used as it is, its own nulls with it."""
+    began = time.time()
+    request = request if pair else with_bundled_nulls(request)
+    opened = open_all(request, pair)
+    shelf = Shelf(request.out / "runs")
+    maker = Maker(request, methods, opened, shelf, watch, command)
+    maker.make(contrasts(opened.pair))
+    if request.dose and null_names(opened.pair) and request.tuned is not None:
+        maker.make(dosed_contrasts(opened.pair, opened.corpus, request.shape, shelf, watch.tell))
+    whole = assemble(
+        request, opened, methods, maker.results, watch, seconds=time.time() - began, command=command
+    )
+    if pair is None:
+        opened.pair.release()
+    return Found(whole, request.out, maker.results)
+
+
+class Maker:
+    """Makes results, a group of contrasts at a time, and keeps them by method and contrast label."""
+
+    def __init__(
+        self,
+        request: Request,
+        methods: Sequence[Chosen],
+        opened: Opened,
+        shelf: Shelf,
+        watch: Watch,
+        command: str,
+    ) -> None:
+        self._request, self._methods, self._opened = request, methods, opened
+        self._shelf, self._watch, self._command = shelf, watch, command
+        self.results: dict[str, dict[str, Any]] = {chosen.card.name: {} for chosen in methods}
+
+    def make(self, group: Sequence[Any]) -> None:
+        pair, corpus = self._opened.pair, self._opened.corpus
+        wanted = items(self._request, pair, corpus, self._methods, group)
+        missing = [item for item in wanted if not self._shelf.holds(item.address)]
+        if missing:
+            self._run(missing)
+        for item in wanted:
+            kind = item.chosen.card.part("result").Result
+            self.results[item.chosen.card.name][item.contrast.label] = self._shelf.load(item.address, kind)
+
+    def _run(self, missing: Sequence[Item]) -> None:
+        pair, corpus, watch = self._opened.pair, self._opened.corpus, self._watch
+        sides = len({item.contrast for item in missing})
+        watch.begin(
+            f"Reading {corpus.n_tokens:,} tokens with the base and {sides} other sides", corpus.n_tokens
+        )
+        began = time.time()
+        work = jobs(missing, self._shelf, subject(self._request, pair, corpus))
+        observers = run_pass(
+            pair, corpus, work, shape=self._request.shape, advance=watch.advance, tell=watch.tell
+        )
+        watch.end()
+        seconds = round(time.time() - began, 3)
+        for item in missing:
+            result = observers[item.chosen.card.name, item.contrast.label].result()
+            manifest = describe.manifest(self._request, pair, item, seconds=seconds, command=self._command)
+            self._shelf.save(item.address, result, manifest)
+
+
+def assemble(
+    request: Request,
+    opened: Opened,
+    methods: Sequence[Chosen],
+    results: Mapping[str, Mapping[str, Any]],
+    watch: Watch,
+    *,
+    seconds: float,
+    command: str,
+) -> Findings:
+    """Results into findings: readings, verdicts, and everything a reader needs to weigh them."""
+    found = findings(methods, results)
+    return Findings(
+        pair=describe.pair_facts(request, opened.pair, opened.effects),
+        change=overall(one.change for one in found.values()),
+        safety=NOT_MEASURED,
+        not_measured=describe.not_measured(found),
+        preflight=(*describe.effect_checks(opened.effects), *preflight(opened.pair)),
+        findings=found,
+        protocol=describe.protocol(
+            request, opened.pair, opened.corpus, watch, seconds=seconds, command=command
+        ),
+        limits=describe.limits(request, opened.pair),
+        truth=opened.truth,
+        expected=expectations(opened.truth, found, NOT_MEASURED) if opened.truth else (),
+        next_steps=describe.next_steps(request, found, opened.pair),
+        redacted=describe.redacted(request, opened.corpus),
+    )

@@ -1,0 +1,82 @@
+"""What an audit would cost, from the checkpoints' headers and one short matrix product: no weights are loaded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from finetrace.api.audit import open_request, rows_for
+from finetrace.api.plan import null_names
+from finetrace.api.request import Request
+from finetrace.data import build_corpus, padded_tokens
+from finetrace.engine.head import chunk_tokens
+from finetrace.models import Pair, parameters, read_tokenizer
+
+# Float32 matrices of one chunk of logits that are alive at once, and what other kernels cost beside the products.
+_CHUNK_COPIES, _OVERHEAD = 10, 1.6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """slices: tokens of each. passes: sides that read them. seconds: wall time, to about a factor of 2. bytes: peak."""
+
+    slices: dict[str, int]
+    tokens: int
+    padded: int
+    passes: int
+    seconds: float
+    bytes: int
+    weights: int
+    device: str
+
+
+def estimate(request: Request) -> Cost:
+    pair = open_request(request)
+    corpus = build_corpus(
+        rows_for(request),
+        read_tokenizer(pair),
+        system=request.system,
+        chat_template=request.chat_template,
+        max_tokens=request.max_tokens,
+        context=pair.max_positions,
+    )
+    nulls = len(null_names(pair))
+    passes = 3 + nulls * (2 if request.dose else 1)
+    padded = padded_tokens(corpus, request.shape.batch_size, request.shape.shard_tokens)
+    size, copies = (
+        parameters(pair, "base"),
+        sum(pair.kind(side) != "adapter" for side in pair.sides if side != "base"),
+    )
+    width = torch.tensor([], dtype=pair.dtype).element_size()
+    weights = size * width * (1 + (copies if request.tuned is not None else 0))
+    vocab = pair.config("base").vocab_size
+    hidden = request.shape.batch_size * corpus.longest * pair.d_model * 4 * (passes + 8)
+    return Cost(
+        slices={s.name: s.tokens for s in corpus.summary()},
+        tokens=corpus.n_tokens,
+        padded=padded,
+        passes=passes,
+        seconds=_OVERHEAD * 2 * size * padded * passes / _flops(pair),
+        bytes=weights + hidden + _CHUNK_COPIES * 4 * vocab * chunk_tokens(vocab),
+        weights=weights,
+        device=str(pair.device),
+    )
+
+
+def _flops(pair: Pair) -> float:
+    """Products a second at about the model's own shapes."""
+    side = min(2048, max(256, pair.d_model))
+    a = torch.ones(512, side, dtype=pair.dtype, device=pair.device)
+    b = torch.ones(side, side, dtype=pair.dtype, device=pair.device)
+    seconds = min(_timed(a, b) for _ in range(3))
+    return 2 * 512 * side * side * 8 / seconds
+
+
+def _timed(a: torch.Tensor, b: torch.Tensor) -> float:
+    began = time.perf_counter()
+    for _ in range(8):
+        c = a @ b
+    float(c[0, 0])  # waits for the device
+    return max(time.perf_counter() - began, 1e-6)

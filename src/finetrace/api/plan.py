@@ -1,0 +1,123 @@
+"""Which results an audit needs, what each is called on the shelf, and the jobs for those that are not there yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetrace.api.names import short_name
+from finetrace.api.request import Chosen, Request
+from finetrace.core.runkey import run_key
+from finetrace.core.shelf import Address, Shelf
+from finetrace.data import Corpus
+from finetrace.engine import PAIR, SELF, Contrast, Job, Subject
+from finetrace.models import Pair
+
+BASE, TUNED = "base", "tuned"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One result to have: a method on a contrast, and where it lives."""
+
+    chosen: Chosen
+    contrast: Contrast
+    address: Address
+
+
+def contrasts(pair: Pair) -> tuple[Contrast, ...]:
+    """The pair, the base against itself (the noise floor), and each null."""
+    nulls = tuple(Contrast(f"null:{side}", side) for side in null_names(pair))
+    return (Contrast(PAIR, TUNED), Contrast(SELF, BASE, echo=True), *nulls)
+
+
+def null_names(pair: Pair) -> tuple[str, ...]:
+    return tuple(side for side in pair.sides if side not in (BASE, TUNED))
+
+
+def items(
+    request: Request, pair: Pair, corpus: Corpus, methods: Sequence[Chosen], wanted: Sequence[Contrast]
+) -> tuple[Item, ...]:
+    shared = _shared_key(request, pair, corpus)
+    return tuple(
+        Item(chosen, contrast, _address(request, pair, chosen, contrast, shared))
+        for chosen in methods
+        for contrast in wanted
+    )
+
+
+def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
+    return {
+        "base": pair.identity(BASE),
+        "tokenizer": pair.tokenizer_identity(),
+        "template": request.chat_template,
+        "system": request.system,
+        "corpus": corpus.identity,
+        "slices": corpus.slices,
+        "context": request.max_tokens,
+        "seed": request.seed,
+        "dtype": str(pair.dtype),
+        "device": pair.device.type,
+        "shape": request.shape,
+        "compile": False,
+        "quantization": request.quantization,
+        "attention": request.attn_implementation,
+    }
+
+
+def _address(
+    request: Request, pair: Pair, chosen: Chosen, contrast: Contrast, shared: dict[str, Any]
+) -> Address:
+    kind = contrast.label.partition(":")[0]
+    key = run_key(
+        shared
+        | {
+            "contrast": kind,
+            "other": pair.identity(contrast.side),
+            "scale": contrast.scale,
+            "method": chosen.card.name,
+            "version": chosen.card.version,
+            "config": dataclasses.asdict(chosen.config),
+        }
+    )
+    base = short_name(request.base)
+    side = short_name(request.tuned) if contrast.side == TUNED and request.tuned else contrast.side
+    organism = side.removeprefix(f"{base}/") if contrast.side != BASE else base
+    variant = {PAIR: "default", "null": "default"}.get(kind, kind)
+    return Address(base, organism, variant, chosen.card.name, key)
+
+
+def jobs(missing: Sequence[Item], shelf: Shelf, subject: Subject) -> list[Job]:
+    return [
+        Job(
+            method=item.chosen.card.name,
+            contrast=item.contrast,
+            needs=item.chosen.card.needs(item.chosen.config),
+            observer=lambda item=item: item.chosen.card.part("observe").observer(item.chosen.config, subject),
+            journal=shelf.scratch(item.address),
+        )
+        for item in missing
+    ]
+
+
+def subject(request: Request, pair: Pair, corpus: Corpus) -> Subject:
+    return Subject(
+        slices=corpus.slices,
+        n_layers=pair.n_layers,
+        d_model=pair.d_model,
+        vocab_size=pair.vocab_size,
+        seed=request.seed,
+        spell=lambda ids: spell(pair.tokenizer, ids),
+    )
+
+
+def spell(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """One string a token. Decoding alone would drop the leading space that SentencePiece marks with '▁'."""
+    pieces = tokenizer.convert_ids_to_tokens(list(ids))
+    texts = [tokenizer.decode([i]) for i in ids]
+    return tuple(
+        " " + text if piece and piece.startswith(("▁", "Ġ")) and not text.startswith(" ") else text
+        for piece, text in zip(pieces, texts, strict=True)
+    )

@@ -1,0 +1,140 @@
+"""What was asked for, checked all at once before a model loads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetrace.api.names import check_source, null_sources
+from finetrace.core.card import Method, method
+from finetrace.core.errors import BadInput, ConfigErrors
+from finetrace.engine.shape import Shape
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEFAULT_METHODS = ("kl",)
+# Slices whose texts a report shows only on request: the user's own harmful prompts.
+PRIVATE = ("restricted", "harmful")
+
+Data = str | Path | Iterable[Mapping[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One audit. Sources are a folder, a hub id or a bundled name.
+
+    quantization, revision, tuned_revision, attn_implementation, tokenizer, chat_template, trust_remote_code: as in
+    `finetrace.models.open_pair`. system: a system prompt for every conversation. max_tokens: texts are cut to so many.
+    reveal: show the texts of restricted slices. dose: also read each null at the pair's dose. options: method -> its
+    configuration. truth: the bundled organism whose truth applies, where `tuned` was trained from its recipe.
+    """
+
+    base: str
+    tuned: str | None
+    data: Any = None
+    out: Path = Path("finetrace-audit")
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    nulls: tuple[str, ...] = ()
+    system: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    quantization: str | None = None
+    revision: str | None = None
+    tuned_revision: str | None = None
+    attn_implementation: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    trust_remote_code: bool = False
+    seed: int = 0
+    max_tokens: int | None = None
+    shape: Shape = field(default_factory=Shape)
+    reveal: bool = False
+    dose: bool = True
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    truth: str | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A method with the configuration it will run with."""
+
+    card: Method
+    config: Any
+
+
+def check(request: Request, rules: Sequence[str] = ()) -> tuple[Chosen, ...]:
+    """The methods to run. Every problem that can be seen without loading a model is raised at once (ConfigErrors)."""
+    from finetrace.api.rules import parse_rule
+
+    problems: list[str] = []
+
+    def attempt(work: Any, *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except BadInput as error:
+            problems.append(str(error))
+            return None
+
+    chosen = [attempt(choose, name, request.options.get(name, {})) for name in dict.fromkeys(request.methods)]
+    attempt(check_source, "base", request.base)
+    if request.tuned is not None:
+        attempt(check_source, "tuned", request.tuned)
+    for source in request.nulls:
+        attempt(check_source, "null", source)
+    attempt(null_sources, request.nulls)
+    for rule in rules:
+        attempt(parse_rule, rule)
+    problems += _scalars(request)
+    if problems:
+        raise ConfigErrors(problems)
+    return tuple(chosen)
+
+
+def _scalars(request: Request) -> list[str]:
+    problems = []
+    if not request.methods:
+        problems.append("No method was named: --methods kl is the default.")
+    if request.dtype not in DTYPES:
+        problems.append(f"dtype is '{request.dtype}'; it is one of {', '.join(DTYPES)}.")
+    if request.max_tokens is not None and request.max_tokens < 2:
+        problems.append(
+            f"max tokens is {request.max_tokens}; at least 2 are needed, as a prediction needs a next token."
+        )
+    if request.shape.batch_size < 1:
+        problems.append(f"batch size is {request.shape.batch_size}; it is at least 1.")
+    if (
+        isinstance(request.data, str | Path)
+        and _looks_local(request.data)
+        and not Path(request.data).exists()
+    ):
+        problems.append(f"The data file {request.data} does not exist.")
+    if request.out.exists() and not request.out.is_dir():
+        problems.append(f"--out {request.out} is a file; name a folder.")
+    return problems
+
+
+def _looks_local(data: str | Path) -> bool:
+    return Path(data).suffix in {".jsonl", ".json", ".parquet", ".txt"} or str(data).startswith(
+        (".", "/", "~")
+    )
+
+
+def choose(name: str, options: Mapping[str, Any]) -> Chosen:
+    """A method by name, with `options` laid over its defaults; unknown keys and wrong types are named."""
+    card = method(name)
+    fields = {f.name: f for f in dataclasses.fields(card.config)}
+    for key, value in options.items():
+        if key not in fields:
+            raise BadInput(
+                f"The method '{name}' has no option '{key}'. Known: {', '.join(fields) or 'none'}."
+            )
+        default = fields[key].default
+        if (
+            default is not dataclasses.MISSING
+            and default is not None
+            and not isinstance(value, type(default))
+        ):
+            raise BadInput(f"{name}.{key} is {value!r}; it takes a {type(default).__name__}.")
+    return Chosen(card, card.config(**options))

@@ -1,0 +1,124 @@
+"""Results into readings and verdicts: the one place where a pair's figure meets its floor and its nulls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from finetrace.api.request import Chosen
+from finetrace.core.estimate import Estimate
+from finetrace.core.findings import Finding, NullRange, Reading, SliceVerdict
+from finetrace.core.page import Warning
+from finetrace.engine.observer import PAIR, SELF
+from finetrace.stats import ChangeVerdict, Measured, change_verdicts, overall
+
+Results = Mapping[str, Any]  # contrast label -> that method's Result
+WITHIN = "within-nulls"
+
+
+def findings(methods: Sequence[Chosen], results: Mapping[str, Results]) -> dict[str, Finding]:
+    """What each method found. The verdicts are one Holm family: every primary number on every slice."""
+    tests = sum(len(results[chosen.card.name][PAIR].slices) for chosen in methods)
+    return {chosen.card.name: _finding(chosen, results[chosen.card.name], tests) for chosen in methods}
+
+
+def _finding(chosen: Chosen, results: Results, tests: int) -> Finding:
+    """One method's pair Result, read against the floor and the nulls."""
+    card, pair = chosen.card, results[PAIR]
+    page = card.part("describe").describe(pair)
+    verdicts = _verdicts(chosen, results, tests)
+    return Finding(
+        method=card.name,
+        version=card.version,
+        summary=card.summary,
+        primary=card.primary,
+        change=overall(verdict.change for verdict in verdicts.values()),
+        numbers={key: _reading(key, None, results) for key in pair.numbers},
+        slices={
+            name: {key: _reading(key, name, results) for key in keys} for name, keys in pair.slices.items()
+        },
+        verdicts=verdicts,
+        page=page,
+        warnings=tuple(block.text for block in page.blocks if isinstance(block, Warning)),
+        papers=card.papers,
+    )
+
+
+def _figure(result: Any, key: str, where: str | None) -> Estimate:
+    return (result.numbers if where is None else result.slices[where])[key]
+
+
+def _reading(key: str, where: str | None, results: Results) -> Reading:
+    floor = _figure(results[SELF], key, where).value if SELF in results else None
+    return Reading(
+        estimate=_figure(results[PAIR], key, where),
+        floor=None if floor is None else abs(floor),
+        nulls=_range(key, where, _group(results, "null")),
+        dosed=_range(key, where, _group(results, "dose")),
+    )
+
+
+def _group(results: Results, kind: str) -> list[Any]:
+    return [result for label, result in results.items() if label.startswith(f"{kind}:")]
+
+
+def _range(key: str, where: str | None, nulls: Sequence[Any]) -> NullRange | None:
+    values = [v for null in nulls if (v := _figure(null, key, where).value) is not None]
+    return NullRange(len(values), min(values), max(values)) if values else None
+
+
+def _verdicts(chosen: Chosen, results: Results, tests: int) -> dict[str, SliceVerdict]:
+    """One verdict a slice on the primary number, Holm-corrected, with raw nulls; dose-matched ones beside."""
+    raw = _change(chosen, results, "null", tests)
+    dosed = _change(chosen, results, "dose", tests) if _group(results, "dose") else {}
+    return {name: _slice_verdict(verdict, dosed.get(name)) for name, verdict in raw.items()}
+
+
+def _change(chosen: Chosen, results: Results, kind: str, tests: int) -> dict[str, ChangeVerdict]:
+    key, nulls = chosen.card.primary, _group(results, kind)
+    groups = {
+        name: (
+            _measured(_figure(results[PAIR], key, name)),
+            [_measured(_figure(null, key, name)) for null in nulls],
+        )
+        for name in results[PAIR].slices
+    }
+    verdicts = change_verdicts(groups, margin=chosen.card.margin, tests=tests)
+    return {name: _unmoved(verdict, *groups[name]) for name, verdict in verdicts.items()}
+
+
+def _unmoved(verdict: ChangeVerdict, pair: Measured, nulls: Sequence[Measured]) -> ChangeVerdict:
+    """A pair that did not move at all has no log ratio, and yet moved less than every null."""
+    if pair.value == 0 and pair.n and len(nulls) >= 3 and all(null.value > 0 for null in nulls):
+        return replace(verdict, word=WITHIN, ratio=0.0, low=0.0, reason="exactly zero: less than every null")
+    return verdict
+
+
+def _measured(estimate: Estimate) -> Measured:
+    value = math.nan if estimate.value is None else estimate.value
+    return Measured(value, estimate.replicates, estimate.n, estimate.clusters)
+
+
+def _slice_verdict(raw: ChangeVerdict, dosed: ChangeVerdict | None) -> SliceVerdict:
+    return SliceVerdict(
+        change=raw.word,
+        ratio=_plain(raw.ratio),
+        low=_plain(raw.low),
+        high=_plain(raw.high),
+        bound=_plain(raw.bound),
+        margin=raw.margin,
+        smallest_visible=_plain(raw.smallest_visible),
+        k=raw.k,
+        p=_plain(raw.p),
+        p_holm=_plain(raw.p_holm),
+        reason=raw.reason,
+        dosed_change=dosed.word if dosed else None,
+        dosed_ratio=_plain(dosed.ratio) if dosed else None,
+    )
+
+
+def _plain(value: float | None) -> float | None:
+    """None for what is not a finite number: JSON has no other way to say it."""
+    return value if value is not None and math.isfinite(value) else None

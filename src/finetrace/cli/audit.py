@@ -1,0 +1,161 @@
+"""`finetrace audit`: two models in, a report out, and an exit code for a build."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetrace.engine.shape import Shape
+
+if TYPE_CHECKING:
+    from finetrace.api.request import Request
+
+EXAMPLE = "Example: finetrace audit tinyworld tinyworld/refusal_erosion --out runs/erosion"
+PANEL = "How it runs"
+
+
+def add(app: typer.Typer) -> None:
+    app.command("audit", epilog=EXAMPLE)(audit)
+
+
+def audit(
+    base: Annotated[
+        str, typer.Argument(help="Base model: a folder, a hub id, or tinyworld.", show_default=False)
+    ],
+    tuned: Annotated[
+        str | None,
+        typer.Argument(
+            help="Fine-tune: adapter or checkpoint folder, or hub id. Without it: base against itself."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="JSONL, Parquet or text file, or a hub dataset id.", show_default="bundled samples"
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report and the results.")] = Path(
+        "finetrace-audit"
+    ),
+    methods: Annotated[str, typer.Option(help="Comma-separated; see `finetrace list methods`.")] = "kl",
+    null: Annotated[
+        list[str] | None,
+        typer.Option(help="A harmless fine-tune of the same base; three or more give a verdict."),
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Exit 3 if this breaks, e.g. 'kl_mean@restricted>0.5'; 4 if undecided."),
+    ] = None,
+    allow_undecided: Annotated[bool, typer.Option(help="Exit 0 where a rule is undecided.")] = False,
+    system: Annotated[str | None, typer.Option(help="System prompt for every conversation.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Cut texts to this many tokens.", show_default="no cut")
+    ] = None,
+    reveal: Annotated[bool, typer.Option(help="Show the texts of restricted slices in the report.")] = False,
+    dose: Annotated[bool, typer.Option(help="Also read each null scaled to the pair's size.")] = True,
+    dry_run: Annotated[bool, typer.Option(help="Say what it would cost, and stop.")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=PANEL)
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=PANEL)
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Texts at once.", rich_help_panel=PANEL)] = Shape.batch_size,
+    seed: Annotated[
+        int, typer.Option(help="For the bootstrap and the bundled texts.", rich_help_panel=PANEL)
+    ] = 0,
+    revision: Annotated[
+        str | None, typer.Option(help="Hub revision of the base.", rich_help_panel=PANEL)
+    ] = None,
+    tuned_revision: Annotated[
+        str | None, typer.Option(help="Hub revision of the tuned.", rich_help_panel=PANEL)
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Use this tokenizer.", rich_help_panel=PANEL)] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="A file with a Jinja chat template.", rich_help_panel=PANEL)
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="nf4 or int8, both sides.", rich_help_panel=PANEL)
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(help="Run code that a checkpoint brings. Off unless you say so.", rich_help_panel=PANEL),
+    ] = False,
+) -> None:
+    """Compare a base model with a fine-tune of it, and write report.html, report.json and model-card.md.
+
+    Exit codes: 0 all rules passed, 3 one broke, 4 one is undecided or was not measured, 2 bad input.
+    """
+    from finetrace.api.request import Request
+
+    request = Request(
+        base=base,
+        tuned=tuned,
+        data=data,
+        out=out,
+        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+        nulls=tuple(null or ()),
+        system=system,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        revision=revision,
+        tuned_revision=tuned_revision,
+        tokenizer=tokenizer,
+        chat_template=read_template(chat_template),
+        trust_remote_code=trust_remote_code,
+        seed=seed,
+        max_tokens=max_tokens,
+        shape=Shape(batch_size=batch_size),
+        reveal=reveal,
+        dose=dose,
+    )
+    if dry_run:
+        from finetrace.cli.cost import show_cost
+
+        show_cost(request)
+        return
+    raise typer.Exit(perform(request, tuple(fail_on or ()), allow_undecided=allow_undecided))
+
+
+def read_template(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    from finetrace.core.errors import BadInput
+
+    if not path.is_file():
+        raise BadInput(f"The chat template {path} is not a file.")
+    return path.read_text(encoding="utf-8")
+
+
+def command_line() -> str:
+    return shlex.join(["finetrace", *sys.argv[1:]])
+
+
+def perform(request: Request, rules: tuple[str, ...], *, allow_undecided: bool) -> int:
+    """Audits, writes the report, prints the summary; returns the exit code that the rules give."""
+    from rich.console import Console
+
+    from finetrace.api.audit import run
+    from finetrace.api.request import check
+    from finetrace.api.rules import exit_code, judge, parse_rule
+    from finetrace.cli.progress import Bars
+    from finetrace.report import summary, write_report
+
+    chosen = check(request, rules)
+    console = Console()
+    found = run(request, chosen, Bars(), command=command_line())
+    path = write_report(found.findings, request.out)
+    for part in summary(found.findings):
+        console.print(part)
+    outcomes = judge([parse_rule(rule) for rule in rules], found.findings)
+    for outcome in outcomes:
+        console.print(
+            f"rule {outcome.rule.text}: {outcome.state} ({outcome.why})", markup=False, highlight=False
+        )
+    console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)
+    return exit_code(outcomes, allow_undecided=allow_undecided)

@@ -1,0 +1,159 @@
+"""Where results live: the only code that builds a path to one.
+
+    <root>/<base>/<tuned>/<variant>/<method>/<run key>/{result.json, arrays.safetensors, tables.parquet, manifest.json}
+
+The manifest is written last, so its existence means that the run is whole; it holds the hash of every other file, so a
+file that was changed afterwards is found out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from finetrace.core.errors import BadInput
+from finetrace.core.files import read_json, write_bytes, write_json
+from finetrace.core.result import Columns, Encoded, decode, encode
+
+SCRATCH = ".scratch"
+T = TypeVar("T")
+
+
+def slug(name: str) -> str:
+    """A name as one safe path component: letters, digits, '.', '-', '_'; long or odd ones end in a short hash.
+
+    >>> slug("Qwen/Qwen3-1.7B")
+    'Qwen--Qwen3-1.7B'
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name.strip("/").replace("/", "--")).strip(".")
+    if plain and len(plain) <= 80 and plain == name.strip("/").replace("/", "--"):
+        return plain
+    return f"{plain[-60:].strip('.') or 'model'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Which run: names are the user's, the shelf makes them safe."""
+
+    base: str
+    tuned: str
+    variant: str
+    method: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Shelf:
+    root: Path
+
+    def path(self, address: Address) -> Path:
+        parts = (address.base, address.tuned, address.variant, address.method, address.key)
+        return self.root.joinpath(*(slug(part) for part in parts))
+
+    def scratch(self, address: Address) -> Path:
+        """Where the journal of an unfinished run lives; it goes when the run is whole."""
+        return self.root / SCRATCH / slug(address.key)
+
+    def holds(self, address: Address) -> bool:
+        """Is the run whole and unchanged since it was written?"""
+        folder = self.path(address)
+        try:
+            hashes = read_json(folder / "manifest.json")["files"]
+            return all(_sha256((folder / name).read_bytes()) == digest for name, digest in hashes.items())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def save(self, address: Address, result: Any, manifest: dict[str, Any]) -> Path:
+        """Writes the result's files, then the manifest, and drops the run's journal."""
+        folder, encoded = self.path(address), encode(result)
+        files = {
+            "result.json": json.dumps(encoded.body, indent=1, ensure_ascii=False, allow_nan=False).encode()
+        }
+        if encoded.arrays:
+            from safetensors.numpy import save
+
+            files["arrays.safetensors"] = save(dict(sorted(encoded.arrays.items())))
+        if encoded.tables:
+            files["tables.parquet"] = _to_parquet(encoded.tables)
+        for name, data in files.items():
+            write_bytes(folder / name, data)
+        write_json(
+            folder / "manifest.json",
+            {
+                **manifest,
+                "address": vars(address),
+                "files": {name: _sha256(data) for name, data in files.items()},
+            },
+        )
+        shutil.rmtree(self.scratch(address), ignore_errors=True)
+        return folder
+
+    def load(self, address: Address, kind: type[T]) -> T:
+        folder = self.path(address)
+        if not self.holds(address):
+            raise BadInput(
+                f"{folder} is not a whole run: a file is missing or was changed. Run the audit again."
+            )
+        arrays: dict[str, np.ndarray] = {}
+        if (folder / "arrays.safetensors").exists():
+            from safetensors.numpy import load_file
+
+            arrays = load_file(folder / "arrays.safetensors")
+        tables = _from_parquet(folder / "tables.parquet") if (folder / "tables.parquet").exists() else {}
+        return decode(kind, Encoded(read_json(folder / "result.json"), arrays, tables))
+
+    def manifest(self, address: Address) -> dict[str, Any]:
+        return read_json(self.path(address) / "manifest.json")
+
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """The manifests of all whole runs, in path order; the files' hashes are not checked here."""
+        for path in sorted(self.root.glob("*/*/*/*/*/manifest.json")):
+            yield {**read_json(path), "folder": str(path.parent.relative_to(self.root))}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _to_parquet(tables: dict[str, Columns]) -> bytes:
+    """All tables in one file: the column `table` says which, other columns are null where a table lacks them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = []
+    for name, table in sorted(tables.items()):
+        columns: dict[str, Any] = {"table": pa.array([name] * len(table), pa.string())}
+        columns |= {key: pa.array(values) for key, values in table.data.items()}
+        parts.append(pa.table(columns))
+    sink = io.BytesIO()
+    pq.write_table(pa.concat_tables(parts, promote_options="default"), sink)
+    return sink.getvalue()
+
+
+def _from_parquet(path: Path) -> dict[str, Columns]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    whole = pq.read_table(path)
+    found = {}
+    for name in pc.unique(whole["table"]).to_pylist():
+        part = whole.filter(pc.equal(whole["table"], name)).drop_columns(["table"])
+        found[name] = Columns({c: _column(part[c].combine_chunks()) for c in part.column_names})
+    return found
+
+
+def _column(array: Any) -> np.ndarray | list[str]:
+    import pyarrow as pa
+
+    if pa.types.is_string(array.type):
+        return array.to_pylist()
+    return array.to_numpy(zero_copy_only=False)

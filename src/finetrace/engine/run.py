@@ -1,0 +1,194 @@
+"""The pass: every batch goes once through the base and once through each contrast's other side, and feeds everyone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from finetrace.core.errors import ModelError
+from finetrace.data import Batch, Corpus, Shard, batches, shards
+from finetrace.engine import journal
+from finetrace.engine.head import capped, chunk_tokens, logit_difference, raw_difference, raw_logits
+from finetrace.engine.observer import Contrast, Job, Observer
+from finetrace.engine.shape import Shape
+from finetrace.engine.step import LogitChunk, Step
+from finetrace.models import Hidden, Pair, layer_index
+
+Tell = Callable[[str], None]
+Advance = Callable[[int], None]
+
+
+def run_pass(
+    pair: Pair,
+    corpus: Corpus,
+    jobs: Sequence[Job],
+    *,
+    shape: Shape,
+    advance: Advance = lambda tokens: None,
+    tell: Tell = lambda line: None,
+) -> dict[tuple[str, str], Observer]:
+    """Runs every job over the whole corpus; returns the observers by (method, contrast label).
+
+    advance: called with the number of tokens done. tell: called with lines that a user should read (a journal refused,
+    a batch halved). A shard is journalled when it is whole; the total is the left fold of the shards' states in shard
+    order, whether they were made now or read back, so a resumed run ends on the same bytes.
+    """
+    where = journal.environment(pair.device, shape.batch_size)
+    for job in jobs:
+        other = journal.stale(job.journal, where)
+        if other is not None:
+            tell(
+                f"The unfinished run in {job.journal} was made on {other}, not {where}: it is done again from the start."
+            )
+            shutil.rmtree(job.journal)
+    batch_size = shape.batch_size
+    for shard in shards(corpus, shape.shard_tokens):
+        missing = [job for job in jobs if not journal.done(job.journal, shard)]
+        if missing:
+            batch_size = _with_room(pair, corpus, shard, missing, batch_size, where, tell)
+        advance(_tokens(corpus, shard))
+    return {(job.method, job.contrast.label): _fold(job, shards(corpus, shape.shard_tokens)) for job in jobs}
+
+
+def _tokens(corpus: Corpus, shard: Shard) -> int:
+    return sum(len(corpus.tokens[row].ids) for row in range(shard.start, shard.stop))
+
+
+def _fold(job: Job, cut: Sequence[Shard]) -> Observer:
+    total = job.observer()
+    for shard in cut:
+        part = job.observer()
+        part.restore(journal.fetch(job.journal, shard))
+        total.merge(part)
+    return total
+
+
+def _with_room(
+    pair: Pair,
+    corpus: Corpus,
+    shard: Shard,
+    jobs: list[Job],
+    batch_size: int,
+    where: dict[str, str | int],
+    tell: Tell,
+) -> int:
+    """One shard with the largest batch that fits in memory, halved as often as it must be; returns that batch size."""
+    while True:
+        try:
+            observers = run_shard(pair, corpus, shard, jobs, batch_size)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise ModelError(
+                    "Out of memory with one text at a time: pass --max-tokens, --dtype bfloat16 or a larger device."
+                ) from error
+            batch_size //= 2
+            tell(f"Out of memory: going on with batches of {batch_size}.")
+            if pair.device.type == "cuda":
+                torch.cuda.empty_cache()
+            continue
+        for job, observer in zip(jobs, observers, strict=True):
+            journal.store(job.journal, shard, observer.state(), where)
+        return batch_size
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def run_shard(pair: Pair, corpus: Corpus, shard: Shard, jobs: list[Job], batch_size: int) -> list[Observer]:
+    """Fresh observers, one a job, after all of the shard's batches."""
+    observers = [job.observer() for job in jobs]
+    with torch.inference_mode():
+        for batch in batches(corpus, shard, batch_size):
+            _feed(pair, _on_device(batch, pair.device), jobs, observers)
+    return observers
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "key"}
+    return replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _feed(pair: Pair, batch: Batch, jobs: list[Job], observers: list[Observer]) -> None:
+    """One batch: base once, each contrast once, then steps, then chunks."""
+    layers = {layer_index(layer, pair.n_layers) for job in jobs for layer in job.needs.layers}
+    final = any(job.needs.logits for job in jobs)
+    wanted = tuple(sorted(layers))
+    base = pair.trunk("base", batch.ids, batch.attention, wanted, final)
+    others: dict[Contrast, Hidden] = {}
+    for contrast in dict.fromkeys(job.contrast for job in jobs):
+        others[contrast] = other_side(pair, contrast, batch, wanted, final)
+    steps = {contrast: _step(batch, base, other) for contrast, other in others.items()}
+    for job, observer in zip(jobs, observers, strict=True):
+        observer.see(steps[job.contrast])
+    if final:
+        readers = [(j.contrast, o) for j, o in zip(jobs, observers, strict=True) if j.needs.logits]
+        for contrast, chunk in _chunks(pair, batch, base, others, steps):
+            for wanted_contrast, observer in readers:
+                if wanted_contrast == contrast:
+                    observer.see_logits(chunk)
+
+
+def other_side(pair: Pair, contrast: Contrast, batch: Batch, layers: tuple[int, ...], final: bool) -> Hidden:
+    """The other model's hidden states; an echo is the base again, rows reversed and one column wider."""
+    if contrast.echo:
+        ids, attention = (_widen(x.flip(0)) for x in (batch.ids, batch.attention))
+        echo = pair.trunk(contrast.side, ids, attention, layers, final)
+        return Hidden(_narrow(echo.final), {k: _narrow(v) for k, v in echo.layers.items()})
+    scaled = nullcontext() if contrast.scale == 1.0 else pair.scale_adapter(contrast.side, contrast.scale)
+    with scaled:
+        return pair.trunk(contrast.side, batch.ids, batch.attention, layers, final)
+
+
+def _widen(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.zeros_like(x[:, :1])], 1)
+
+
+def _narrow(x: Tensor | None) -> Tensor:
+    return x if x is None else x[:, :-1].flip(0)
+
+
+def _step(batch: Batch, base: Hidden, other: Hidden) -> Step:
+    return Step(
+        row=batch.row,
+        key=batch.key,
+        slice=batch.slice,
+        ids=batch.ids,
+        keep=batch.keep,
+        role=batch.role,
+        position=batch.position,
+        next_id=batch.next_id,
+        hidden=lambda layer: (base.layers[layer], other.layers[layer]),
+    )
+
+
+def _chunks(
+    pair: Pair, batch: Batch, base: Hidden, others: dict[Contrast, Hidden], steps: dict[Contrast, Step]
+) -> Iterator[tuple[Contrast, LogitChunk]]:
+    """Chunks of kept tokens; the base's logits are made once for all contrasts."""
+    rows, positions = batch.keep.nonzero(as_tuple=True)
+    size, base_head = chunk_tokens(pair.vocab_size), pair.head("base")
+    for start in range(0, len(rows), size):
+        where = (rows[start : start + size], positions[start : start + size])
+        hidden, target = base.final[where], pair.shared_index(batch.next_id[where])
+        raw = raw_logits(base_head, hidden)
+        log_probs = capped(base_head, raw).log_softmax(-1)
+        for contrast, other in others.items():
+            with (
+                nullcontext() if contrast.scale == 1.0 else pair.scale_adapter(contrast.side, contrast.scale)
+            ):
+                head, shared = pair.head(contrast.side), pair.same_head(contrast.side)
+            moved = raw_difference(base_head, head, hidden, other.final[where], shared)
+            yield (
+                contrast,
+                LogitChunk(
+                    steps[contrast], where, target, log_probs, logit_difference(base_head, raw, moved)
+                ),
+            )
