@@ -107,7 +107,8 @@ def test_files_and_functions_stay_readable():
             long.append(f"{path.relative_to(ROOT)} has {lines} lines")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                # The body alone: a command's signature is a schema, as long as it has options.
+                lines = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
                 if lines > MOST_FUNCTION_LINES:
                     long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {lines} lines")
     assert long == []
