@@ -106,7 +106,7 @@ def save_base(
     """A tiny base with its tokenizer in tmp/name."""
     folder = tmp / name
     tiny_model(family, **sizes).save_pretrained(folder, max_shard_size=shard)
-    (tokenizer or tiny_tokenizer(sizes.get("vocab", 64))).save_pretrained(folder)
+    (tokenizer or tiny_tokenizer(sizes.get("vocab", 64))).save_pretrained(str(folder))
     return folder
 
 
@@ -148,7 +148,7 @@ def save_lora(
                     tensor.normal_(0.0, scale)
                 elif "lora_magnitude" in key or "modules_to_save" in key:
                     tensor.mul_(1.0 + scale * torch.randn_like(tensor))
-        adapted.save_pretrained(tmp / name, save_embedding_layers=False)
+        adapted.save_pretrained(str(tmp / name), save_embedding_layers=False)
     return tmp / name
 
 
@@ -173,7 +173,7 @@ def save_full(
             if any(part in key for part in touch):
                 tensor.add_(scale * torch.randn_like(tensor))
     model.save_pretrained(tmp / name, max_shard_size=shard)
-    (tokenizer or _tokenizer_of(base)).save_pretrained(tmp / name)
+    (tokenizer or _tokenizer_of(base)).save_pretrained(str(tmp / name))
     return tmp / name
 
 

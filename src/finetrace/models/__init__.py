@@ -1,5 +1,24 @@
 """Pairs of models, loaded once and read as one object."""
 
-from finetrace.models.pair import Pair, check_head, open_pair
+from finetrace.models.adapters import Fit
+from finetrace.models.architecture import Hidden, layer_index
+from finetrace.models.head import Head
+from finetrace.models.opening import open_pair
+from finetrace.models.pair import Pair, Side
+from finetrace.models.preflight import preflight
+from finetrace.models.probe import check_head
+from finetrace.models.source import Source, resolve
 
-__all__ = ["Pair", "check_head", "open_pair"]
+__all__ = [
+    "Fit",
+    "Head",
+    "Hidden",
+    "Pair",
+    "Side",
+    "Source",
+    "check_head",
+    "layer_index",
+    "open_pair",
+    "preflight",
+    "resolve",
+]

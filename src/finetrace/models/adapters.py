@@ -20,6 +20,7 @@ from finetrace.models.loading import LOAD_ERRORS, quiet
 from finetrace.models.source import Source, one_line
 
 WEIGHTS = "adapter_model.safetensors"
+_FROM_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,25 @@ def read_adapter_config(source: Source) -> dict[str, Any]:
             f"{source.name} is a {kind} adapter; LoRA, rsLoRA and DoRA adapters are supported "
             "(merge it into its base and compare the full checkpoint)."
         )
-    if config.get("alora_invocation_tokens"):
-        raise ModelError(f"{source.name} is an activated LoRA (aLoRA), which is not supported.")
+    _refuse_changed_base(source, config)
     return config
+
+
+def _refuse_changed_base(source: Source, config: Mapping[str, Any]) -> None:
+    """Settings with which PEFT changes the base itself, so that the base would not be the base with adapters off."""
+    start = str(config.get("init_lora_weights", "")).lower()
+    wrong = {
+        f"starts from {start} factors, taken out of the base's weights": start.startswith(_FROM_BASE),
+        f"trains the base's biases (bias={config.get('bias')!r})": config.get("bias", "none") != "none",
+        "repeats the base's layers (layer_replication)": bool(config.get("layer_replication")),
+        "is an activated LoRA (aLoRA)": bool(config.get("alora_invocation_tokens")),
+    }
+    for what, holds in wrong.items():
+        if holds:
+            raise ModelError(
+                f"The adapter {source.name} {what}, which cannot share the base's weights: "
+                "merge it into its base and compare the full checkpoint."
+            )
 
 
 def attach(model: Any, peft_model: Any | None, source: Source, name: str) -> tuple[Any, Fit]:
@@ -62,8 +79,10 @@ def attach(model: Any, peft_model: Any | None, source: Source, name: str) -> tup
 
     try:
         with quiet():
-            config = LoraConfig.from_pretrained(str(source.folder))
+            config: Any = LoraConfig.from_pretrained(str(source.folder))
             config.inference_mode = True
+            # Places that the file leaves empty then stay zero, whatever the training began with.
+            config.init_lora_weights = True
             if peft_model is None:
                 peft_model = PeftModel(model, config, adapter_name=name, autocast_adapter_dtype=False)
             else:

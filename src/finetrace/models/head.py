@@ -32,6 +32,19 @@ class Head:
             plain = plain * self.scale
         return plain if self.softcap is None else self.softcap * torch.tanh(plain / self.softcap)
 
+    def same_as(self, other: Head) -> bool:
+        """Whether both give the same logits for the same hidden states: equal tensors, scale and cap."""
+        same_shape = (self.scale, self.softcap) == (other.scale, other.softcap)
+        return same_shape and _equal(self.weight, other.weight) and _equal(self.bias, other.bias)
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+
 
 def output_module(model: Any) -> nn.Module:
     """The module that makes logits (as an adapter may have wrapped it)."""
@@ -85,15 +98,16 @@ def adapted_tensors(module: Any, adapter: str) -> tuple[Tensor, Tensor | None]:
     if isinstance(module, ModulesToSaveWrapper):
         weight, bias = plain_tensors(module.modules_to_save[adapter])
         return weight.float(), None if bias is None else bias.float()
-    plain = isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), nn.Linear)
-    if plain and adapter in module.lora_A and not module.lora_variant:
-        weight, bias = plain_tensors(module.get_base_layer())
-        down, up = module.lora_A[adapter].weight.float(), module.lora_B[adapter]
-        changed = weight.float() + module.scaling[adapter] * (up.weight.float() @ down)
+    inner = bare(module)
+    if isinstance(module, LoraLayer) and isinstance(inner, nn.Linear) and not module.lora_variant:
+        weight, bias = plain_tensors(inner)
+        down: Any = module.lora_A[adapter].weight
+        up: Any = module.lora_B[adapter]
+        changed = weight.float() + module.scaling[adapter] * (up.weight.float() @ down.float())
         offset = None if up.bias is None else module.scaling[adapter] * up.bias.float()
         parts = [part.float() for part in (bias, offset) if part is not None]
         return changed, sum(parts[1:], parts[0]) if parts else None
-    return _probed(module, bare(module))
+    return _probed(module, inner)
 
 
 def _probed(module: Any, inner: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,19 +22,19 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, Attribute
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars, load reports or warnings of transformers and peft inside; their settings come back after."""
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.CRITICAL)
+    theirs.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
+        theirs.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()
 
 
 def load_model(
@@ -54,7 +55,7 @@ def load_model(
     extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
         with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 source.folder,
                 dtype=dtype,
                 use_safetensors=True,
@@ -65,6 +66,7 @@ def load_model(
             )
     except (*LOAD_ERRORS, SafetensorError) as error:
         raise ModelError(f"{source.name} could not be loaded: {one_line(error)}") from error
+    model, report = found
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -84,7 +86,8 @@ def share_identical(model: nn.Module, base: nn.Module) -> int:
     )
     freed: dict[int, int] = {}
     for prefix, module in model.named_modules():
-        for store in (module._parameters, module._buffers):
+        stores: Any = (module._parameters, module._buffers)
+        for store in stores:
             for name, own in store.items():
                 other = theirs.get(f"{prefix}.{name}" if prefix else name)
                 if own is None or other is None or own is other or not _identical(own, other):

@@ -69,7 +69,7 @@ def _fetch(name: str, revision: str | None) -> tuple[Path, str]:
 
     parts = name.split("/")
     repo, subfolder = "/".join(parts[:2]), "/".join(parts[2:])
-    allow = [f"{subfolder}/{pattern}" for pattern in _WANTED] if subfolder else list(_WANTED)
+    allow = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in _WANTED]
     ignore = None if subfolder else ["*/*"]
     try:
         root = Path(snapshot_download(repo, revision=revision, allow_patterns=allow, ignore_patterns=ignore))

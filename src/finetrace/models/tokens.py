@@ -42,7 +42,7 @@ def load_tokenizer(name: str, folder: Path, trust_remote_code: bool = False) -> 
 
 def load_tokenizers(
     base: Source,
-    sides: Mapping[str, Source | None],
+    others: Mapping[str, Source | None],
     given: str | Path | None,
     template: str | None,
     trust_remote_code: bool,
@@ -53,16 +53,15 @@ def load_tokenizers(
     """
     if given is not None:
         chosen = load_tokenizer(str(given), Path(given).expanduser(), trust_remote_code)
-        found = {"base": chosen} | dict.fromkeys(sides, chosen)
+        found: dict[str, Any] = {"base": chosen} | dict.fromkeys(others, chosen)
     elif not has_tokenizer(base.folder):
         raise ModelError(f"{base.name} has no tokenizer: give one with tokenizer=FOLDER.")
     else:
         found = {"base": load_tokenizer(base.name, base.folder, trust_remote_code)}
-        for side, source in sides.items():
-            own = source is not None and has_tokenizer(source.folder)
-            found[side] = (
-                load_tokenizer(source.name, source.folder, trust_remote_code) if own else found["base"]
-            )
+        for side, source in others.items():
+            found[side] = found["base"]
+            if source is not None and has_tokenizer(source.folder):
+                found[side] = load_tokenizer(source.name, source.folder, trust_remote_code)
     if template is not None:
         found["base"].chat_template = template
     elif found["base"].chat_template is None and found["tuned"].chat_template is not None:

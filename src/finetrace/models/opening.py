@@ -1,0 +1,71 @@
+"""Opening a pair: everything that can be checked before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetrace.core.errors import BadInput, ModelError
+from finetrace.models import adapters, loading, tokens
+from finetrace.models.assembly import BASE, TUNED, Plan
+from finetrace.models.files import float32_bytes, validate
+from finetrace.models.pair import Pair
+from finetrace.models.source import Source, resolve
+
+
+def open_pair(
+    base: str | Path,
+    tuned: str | Path | None,
+    *,
+    nulls: Mapping[str, str | Path] | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str | None = None,
+    revision: str | None = None,
+    tuned_revision: str | None = None,
+    attn_implementation: str | None = None,
+    tokenizer: str | Path | None = None,
+    chat_template: str | None = None,
+    trust_remote_code: bool = False,
+) -> Pair:
+    """Opens a pair: checks the form of every file now, loads weights on first use.
+
+    base, tuned, nulls: local folders or hub ids (`org/repo`, `org/repo/subfolder`); tuned is an adapter, a full
+    checkpoint, or None for the base against itself. chat_template: a template, or a file that holds one.
+    """
+    if quantization is not None:
+        raise ModelError(
+            f"Quantised loading ('{quantization}') is not supported yet: leave quantization out."
+        )
+    first = resolve(base, revision=revision)
+    if first.kind != "full":
+        raise ModelError(
+            f"The base {first.name} is an adapter: give the model it was trained on as the base."
+        )
+    others: dict[str, Source | None] = {
+        TUNED: None if tuned is None else resolve(tuned, revision=tuned_revision)
+    }
+    for name, given in (nulls or {}).items():
+        if name in (BASE, TUNED):
+            raise BadInput(f"A null cannot be called '{name}'.")
+        others[name] = resolve(given)
+    sources = [first, *(source for source in others.values() if source is not None)]
+    for source in sources:
+        validate(source)
+        if source.kind == "adapter":
+            adapters.read_adapter_config(source)
+    where = loading.pick_device(device)
+    size = sum(float32_bytes(source) for source in sources if source.kind == "full")
+    chosen = loading.pick_dtype(dtype, where, size, tokens.own_dtype(first))
+    return Pair(
+        Plan(
+            base=first,
+            others=others,
+            dtype=chosen,
+            device=where,
+            attn_implementation=attn_implementation,
+            tokenizer=tokenizer,
+            chat_template=tokens.read_template(chat_template),
+            trust_remote_code=trust_remote_code,
+        )
+    )
