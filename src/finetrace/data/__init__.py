@@ -5,6 +5,7 @@ Torch is imported by `data.batches` alone; take `Batch` and `batches` from there
 
 from __future__ import annotations
 
+from finetrace.data.bundled import bundled_rows
 from finetrace.data.corpus import Corpus, SliceSummary, build_corpus
 from finetrace.data.roles import ROLES
 from finetrace.data.rows import Message, Row, read_rows
@@ -22,6 +23,7 @@ __all__ = [
     "SliceSummary",
     "Tokens",
     "build_corpus",
+    "bundled_rows",
     "encode",
     "padded_tokens",
     "read_rows",
