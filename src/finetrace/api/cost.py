@@ -12,7 +12,8 @@ from finetrace.api.plan import null_names
 from finetrace.api.request import Request
 from finetrace.data import build_corpus, padded_tokens
 from finetrace.engine.head import chunk_tokens
-from finetrace.models import Pair, parameters, read_tokenizer
+from finetrace.models import Pair
+from finetrace.models.tokens import load_tokenizer
 
 # Float32 matrices of one chunk of logits that are alive at once, and what other kernels cost beside the products.
 _CHUNK_COPIES, _OVERHEAD = 10, 1.6
@@ -36,7 +37,7 @@ def estimate(request: Request) -> Cost:
     pair = open_request(request)
     corpus = build_corpus(
         rows_for(request),
-        read_tokenizer(pair),
+        load_tokenizer(request.base, pair.source("base").folder),
         system=request.system,
         chat_template=request.chat_template,
         max_tokens=request.max_tokens,

@@ -88,7 +88,8 @@ def decode(kind: type, encoded: Encoded) -> Any:
         return hint(value) if hint in (int, float, str, bool) else value
 
     def build_dataclass(cls: type, values: dict[str, Any]) -> Any:
-        hints = typing.get_type_hints(cls, {**vars(_numpy_names), **vars(typing)})
+        # Estimate names numpy only for type checkers, so that cards stay light; its hints need the name here.
+        hints = typing.get_type_hints(cls, localns={"np": np})
         return cls(**{f.name: build(hints[f.name], values[f.name]) for f in fields(cls)})
 
     return build_dataclass(kind, encoded.body)
@@ -97,7 +98,3 @@ def decode(kind: type, encoded: Encoded) -> Any:
 def _pick(table: Columns | None, names: list[str]) -> Columns:
     """A table's own columns; one without rows leaves no trace in the file."""
     return Columns({name: table.data[name] if table else [] for name in names})
-
-
-# Estimate names numpy only for type checkers, so that cards stay light; hints need the name here.
-_numpy_names = types.SimpleNamespace(np=np)

@@ -1,13 +1,15 @@
 """Per-token divergences between base and tuned next-token distributions, from the *difference* of the logits.
 
 Two rounded logits subtracted lose a small fine-tune altogether. Here the difference is its own matrix product,
-dz = (h_tuned - h_base) W^T, and every sum below has terms >= 0 only, so nothing cancels and nothing is ever negative:
+dz = (h_tuned - h_base) W^T, and with g(x) = e^x - 1 - x and h(x) = 1 + (x - 1) e^x, both >= 0, every sum below
+has terms >= 0 only, so that nothing cancels and nothing is ever negative:
 
-    u = dz - E_b[dz]                      KL(base || tuned) = log1p(E_b[expm1(u) - u])
-    r = u - KL(base || tuned)             the log ratio, log p_tuned - log p_base
-    KL(tuned || base) = E_t[r - 1 + e^-r]
+    u = dz - E_b[dz]                        KL(base || tuned) = log1p(E_b[g(u)])
+    r = u - KL(base || tuned)               the log ratio, log p_tuned - log p_base
+    KL(tuned || base) = E_b[h(r)]           JS = E_b[a expm1(r) - L (2 + expm1(r))] / 2,  a = r / 2, L = log cosh a
 
-(E_b, E_t: expectation over the vocabulary under base and tuned.) All reductions are in float32 or better.
+(E_b: expectation over the vocabulary under the base.) All reductions are in float32 or better. Accuracy
+against float64 is in tests/engine/test_divergences.py: 2e-5 relative from KL 1e-11 to 500.
 """
 
 from __future__ import annotations
@@ -42,15 +44,16 @@ def divergences(
     base_probs = base_log_probs.exp()
     u = difference - (base_probs * difference).sum(-1, keepdim=True)
     large = u.abs().amax(-1) > _LARGE
-    growth = torch.expm1(u.clamp(max=_LARGE))
-    reverse = torch.log1p((base_probs * (growth - u)).sum(-1))
+    u = u.clamp(-_LARGE, _LARGE)
+    reverse = torch.log1p((base_probs * _excess(u)).sum(-1))
     ratio = u - reverse[:, None]
-    tuned_probs = base_probs * ratio.clamp(max=_LARGE).exp()
-    kl = (tuned_probs * (ratio - 1 + torch.exp(-ratio.clamp(min=-_LARGE)))).sum(-1)
-    half = torch.log1p(0.5 * torch.expm1(ratio.clamp(max=_LARGE)))
-    js = 0.5 * (tuned_probs * (ratio - half)).sum(-1) - 0.5 * (base_probs * half).sum(-1)
+    growth = torch.expm1(ratio)
+    kl = (base_probs * _weighted(ratio)).sum(-1)
+    half = ratio / 2
+    log_cosh = torch.log1p(2 * torch.sinh(half / 2) ** 2)
+    js = 0.5 * (base_probs * (half * growth - log_cosh * (2 + growth))).sum(-1)
     if bool(large.any()):
-        exact = _plain(base_log_probs[large], u[large])
+        exact = _plain(base_log_probs[large], difference[large])
         kl[large], reverse[large], js[large], ratio[large] = (
             exact.kl,
             exact.reverse_kl,
@@ -60,10 +63,32 @@ def divergences(
     return Divergences(kl.clamp_min_(0), reverse.clamp_min_(0), js.clamp_min_(0), ratio)
 
 
-def _plain(base_log_probs: Float[Tensor, "token vocab"], u: Float[Tensor, "token vocab"]) -> Divergences:
+def _excess(x: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
+    """g(x) = e^x - 1 - x = x^2/2! + x^3/3! + ...: near 0 by the series, where the difference would be all rounding."""
+    near = _series(x, (1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040, 1 / 40320))
+    return torch.where(x.abs() < 0.5, near, torch.expm1(x) - x)
+
+
+def _weighted(x: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
+    """h(x) = 1 + (x - 1) e^x = x^2 1/2! + x^3 2/3! + x^4 3/4! + ...: near 0 by the series."""
+    near = _series(x, (1 / 2, 2 / 6, 3 / 24, 4 / 120, 5 / 720, 6 / 5040, 7 / 40320, 8 / 362880))
+    return torch.where(x.abs() < 0.5, near, 1 + (x - 1) * x.exp())
+
+
+def _series(x: Float[Tensor, "token vocab"], coefficients: tuple[float, ...]) -> Float[Tensor, "token vocab"]:
+    """x^2 (c0 + c1 x + c2 x^2 + ...), by Horner's rule."""
+    total = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total.mul_(x).add_(coefficient)
+    return total.mul_(x).mul_(x)
+
+
+def _plain(
+    base_log_probs: Float[Tensor, "token vocab"], difference: Float[Tensor, "token vocab"]
+) -> Divergences:
     """The textbook sums in float64: exact enough where the change is huge, which is the only place that uses them."""
     log_b = base_log_probs.double()
-    log_t = (log_b + u.double()).log_softmax(-1)
+    log_t = (log_b + difference.double()).log_softmax(-1)
     log_b = log_b.log_softmax(-1)
     mixture = torch.logaddexp(log_b, log_t) - torch.log(torch.tensor(2.0, dtype=torch.float64))
     kl = (log_t.exp() * (log_t - log_b)).sum(-1)
