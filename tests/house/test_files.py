@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 # Folders of a build machine, at the start of a path: such a path works nowhere else.
-MACHINE_PATH = re.compile(rb"(?<![\w.])/(?:work|root|opt|home/\w+)/\w")
+MACHINE_PATH = re.compile(rb"(?<![\w.])/(?:work|root|opt)/\w")
 UNTRACKED = {
     ".git",
     ".venv",
