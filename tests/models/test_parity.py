@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import FAMILIES, save_base, save_full, save_lora
 from torch import Tensor
 
 from finetrace.core.errors import ModelError
 from finetrace.models import Pair, check_head, open_pair
-from tests.tiny import FAMILIES, save_base, save_full, save_lora
 
 Bases = Callable[[str], Path]
 ATTENTION_ONLY = {"gpt2": ["c_attn"]}
@@ -125,7 +125,9 @@ def test_base_against_itself(base_of: Bases) -> None:
     ids=["lora", "dora", "saved head", "saved embedding"],
 )
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_a_head_or_embedding_that_the_adapter_changes(tied: bool, config: dict[str, Any], tmp_path: Path) -> None:
+def test_a_head_or_embedding_that_the_adapter_changes(
+    tied: bool, config: dict[str, Any], tmp_path: Path
+) -> None:
     base = save_base(tmp_path, "llama", tied=tied)
     tuned = save_lora(tmp_path, base, **config)
     pair = open_pair(base, tuned)
@@ -147,7 +149,6 @@ def test_a_full_checkpoint_with_its_own_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["logit_scale", "logits_scaling"])
 def test_logit_scales(field: str, tmp_path: Path) -> None:
     import transformers as t
-
     from tests.tiny import tiny_tokenizer
 
     sizes: dict[str, Any] = {

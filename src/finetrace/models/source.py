@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetrace.core.errors import ModelError
 
@@ -69,6 +70,8 @@ def _fetch(name: str, revision: str | None) -> tuple[Path, str]:
 
     parts = name.split("/")
     repo, subfolder = "/".join(parts[:2]), "/".join(parts[2:])
+    # The root error of whichever HTTP library the hub's client is built on.
+    http_error: Any = HfHubHTTPError.__bases__[0]
     allow = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in _WANTED]
     ignore = None if subfolder else ["*/*"]
     try:
@@ -88,7 +91,7 @@ def _fetch(name: str, revision: str | None) -> tuple[Path, str]:
             f"There is no folder '{name}', and the hub cannot be reached (or is switched off) to fetch it: "
             "give a local folder, or go online once."
         ) from None
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
+    except (HFValidationError, http_error, OSError) as error:
         raise ModelError(f"{repo} could not be fetched from the hub: {one_line(error)}") from None
     folder = root / subfolder if subfolder else root
     if not folder.is_dir():

@@ -26,13 +26,11 @@ SMALLEST_SHARE = 0.5
 class Alignment:
     """How one side's rows (token ids) meet the base's.
 
-    base_rows, rows: ids of the shared tokens on the base and on this side, in base order; None where both are all rows
-    in the same order. to_side: base id -> this side's id, -1 where there is none; None where ids are the same.
-    only_base, only_side: token strings that one side alone has, each at most once.
+    base_rows: base ids of the shared tokens, in order. to_side: base id -> this side's id, -1 where there is none. Both
+    are None where the two sides have the same rows. only_base, only_side: token strings that one side alone has.
     """
 
     base_rows: Tensor | None
-    rows: Tensor | None
     to_side: Tensor | None
     size: int
     only_base: tuple[str, ...] = ()
@@ -57,7 +55,7 @@ def align(
     only_side = tuple(sorted(token for token in side if token not in base))
     same_ids = all(side[token] == row for token, row in base.items() if token in side)
     if same_ids and base_size == side_size and (one_head or not (only_base or only_side)):
-        return Alignment(None, None, None, base_size, only_base, only_side)
+        return Alignment(None, None, base_size, only_base, only_side)
     to_side = torch.full((base_size,), -1, dtype=torch.long)
     named_base, named_side = set(base.values()), set(side.values())
     for row in range(min(base_size, side_size)):
@@ -73,15 +71,7 @@ def align(
             f"The vocabulary of {name} cannot be aligned with the base's: only {len(base_rows)} of {base_size} "
             "tokens are common to both; these models do not descend from one another."
         )
-    whole = len(base_rows) == base_size
-    return Alignment(
-        base_rows,
-        to_side[base_rows],
-        None if whole and same_ids else to_side,
-        len(base_rows),
-        only_base,
-        only_side,
-    )
+    return Alignment(base_rows, to_side, len(base_rows), only_base, only_side)
 
 
 def refuse_other_splits(base: Any, side: Any, name: str) -> None:
