@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 LLAMA3 = (
@@ -55,6 +55,24 @@ def small_tokenizer(*, bos: bool = True, chat_template: str | None = None) -> Pr
         bos_token="<bos>" if bos else None,
         eos_token="<eos>",
         additional_special_tokens=_SPECIAL[2:],
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def byte_tokenizer(*, adds_bos: bool = False, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """One token per byte of UTF-8, as byte-level BPE falls back to; several tokens may share a character."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: i for i, sign in enumerate([*_SPECIAL, *alphabet])}
+    inner = Tokenizer(models.BPE(vocabulary, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    if adds_bos:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", additional_special_tokens=_SPECIAL[2:]
     )
     tokenizer.chat_template = chat_template
     return tokenizer

@@ -236,12 +236,13 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 def _hub(source: str, split: str | None, revision: str | None) -> Iterable[Any]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     parts = source.split("/")
     name, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
     try:
         return datasets.load_dataset(name, config, split=split or "train", revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{source} is no file here, and as a hub dataset it could not be read (offline, not found, gated, or "
             f"another config or split is needed): {_first_line(error)}"

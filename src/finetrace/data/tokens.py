@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,16 +26,25 @@ __all__ = ["FALLBACK_TEMPLATE", "Tokens", "encode", "uses_fallback_template"]
 FALLBACK_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m.role == 'user' %}User: {% elif m.role == 'assistant' %}Assistant: {% endif %}"
-    "{{ m.content }}{% if not loop.last %}\n\n{% endif %}"
+    "{{ m.content }}{% if not loop.last %}{{ '\n\n' }}{% endif %}"
     "{% endfor %}"
 )
 """What chat rows are written as where the tokenizer brings no template: "User: ...\\n\\nAssistant: ...", any system
 prompt first and bare. The report says when it was used: `uses_fallback_template`."""
 
 # Some templates write today's date into the system prompt; with a moving date the same rows would be other tokens
-# tomorrow, and no run could be resumed or compared.
-_DATE = datetime(2024, 7, 26)
+# tomorrow, and no run could be resumed or compared. Most ask for `date_string`, the others call `strftime_now`, which
+# transformers does not let a caller replace by a function: a macro of that name does it inside the template.
 _DATE_STRING = "26 Jul 2024"
+_DATE_PARTS = {
+    "%d": "26", "%-d": "26", "%e": "26", "%m": "07", "%-m": "7", "%Y": "2024", "%y": "24", "%b": "Jul", "%B": "July",
+    "%a": "Fri", "%A": "Friday", "%H": "12", "%I": "12", "%M": "00", "%S": "00", "%p": "PM",
+}  # fmt: skip
+_DATE_MACRO = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('{code}', '{part}')" for code, part in _DATE_PARTS.items())
+    + " }}{% endmacro +%}"
+)
 # Private-use characters: no template tests for them, strips them or changes their case.
 _MARK = "\ue000{}\ue001"
 _MARKS = re.compile("\ue000([0-9]+)\ue001")
@@ -154,8 +162,8 @@ def _render(
     """The chat as the template writes it, and where each message's content stands in it."""
     from jinja2.exceptions import TemplateError
 
-    template = FALLBACK_TEMPLATE if uses_fallback_template(tokenizer, chat_template) else chat_template
     try:
+        template = _template(tokenizer, chat_template)
         text = _apply(messages, tokenizer, template)
     except (TemplateError, ValueError, TypeError) as error:
         hint = ""
@@ -178,14 +186,18 @@ def _render(
     return text, spans
 
 
-def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
+def _template(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> str:
+    """The Jinja text that is used, with the date fixed. ValueError where several are named and none is the default."""
+    if uses_fallback_template(tokenizer, chat_template):
+        return FALLBACK_TEMPLATE
+    found = tokenizer.get_chat_template(chat_template)
+    return _DATE_MACRO + found if "strftime_now" in found else found
+
+
+def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     chat: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
     text = tokenizer.apply_chat_template(
-        chat,
-        chat_template=template,
-        tokenize=False,
-        date_string=_DATE_STRING,
-        strftime_now=_DATE.strftime,
+        chat, chat_template=template, tokenize=False, date_string=_DATE_STRING
     )
     return str(text)
 
