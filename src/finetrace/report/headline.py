@@ -1,0 +1,103 @@
+"""The headline: every method's primary figure on every slice, with all that it must be read against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetrace.core.findings import Finding, Findings, Reading, SliceVerdict
+from finetrace.report import words
+
+ALL_SLICES = "all slices"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the headline table. reading: None if the method has no primary figure there."""
+
+    method: str
+    slice: str
+    key: str
+    reading: Reading | None
+    verdict: SliceVerdict | None
+
+    @property
+    def value(self) -> str:
+        return words.NO_DATA if self.reading is None else words.value_of(self.reading)
+
+    @property
+    def measured(self) -> bool:
+        """There is a figure, and it is not below the floor."""
+        return self.reading is not None and self.reading.value is not None and not self.reading.below_floor
+
+    @property
+    def unit(self) -> str:
+        return self.reading.estimate.unit if self.reading is not None and self.measured else ""
+
+    @property
+    def interval(self) -> str:
+        if self.reading is None or not self.measured:
+            return ""
+        return words.interval(self.reading.estimate.low, self.reading.estimate.high)
+
+    @property
+    def counts(self) -> str:
+        return words.NO_DATA if self.reading is None else words.counts(self.reading.estimate)
+
+    @property
+    def floor(self) -> str:
+        return (
+            "none" if self.reading is None or self.reading.floor is None else words.number(self.reading.floor)
+        )
+
+    @property
+    def nulls(self) -> str:
+        return "none" if self.reading is None else words.null_range(self.reading.nulls)
+
+    @property
+    def dosed(self) -> str:
+        return (
+            "" if self.reading is None or self.reading.dosed is None else words.null_range(self.reading.dosed)
+        )
+
+    @property
+    def ratio(self) -> str:
+        return "" if self.verdict is None else words.times(self.verdict.ratio)
+
+    @property
+    def ratio_interval(self) -> str:
+        return "" if self.verdict is None else words.interval(self.verdict.low, self.verdict.high)
+
+    @property
+    def word(self) -> str:
+        return "" if self.verdict is None else self.verdict.change
+
+    @property
+    def reason(self) -> str:
+        return "" if self.verdict is None else self.verdict.reason
+
+
+def rows(findings: Findings) -> tuple[Row, ...]:
+    """Method by method: its slices in the order in which they were read, then all slices together."""
+    return tuple(row for finding in findings.findings.values() for row in method_rows(finding))
+
+
+def method_rows(finding: Finding) -> tuple[Row, ...]:
+    names = [*finding.slices, *(s for s in finding.verdicts if s not in finding.slices)]
+    key = finding.primary
+    out = [
+        Row(finding.method, s, key, finding.slices.get(s, {}).get(key), finding.verdicts.get(s))
+        for s in names
+    ]
+    if key in finding.numbers or not out:
+        out.append(Row(finding.method, ALL_SLICES, key, finding.numbers.get(key), None))
+    return tuple(out)
+
+
+def units(finding: Finding) -> str:
+    """The unit of a method's primary figure."""
+    found = [row.reading.estimate.unit for row in method_rows(finding) if row.reading is not None]
+    return " or ".join(dict.fromkeys(found))
+
+
+def any_dosed(findings: Findings) -> bool:
+    return any(row.dosed or (row.verdict and row.verdict.dosed_change) for row in rows(findings))

@@ -1,0 +1,74 @@
+"""Texts of restricted slices taken out of findings, once, before anything is written: rates stay, words go."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from finetrace.core.findings import Finding, Findings
+from finetrace.core.page import Block, Cell, Page, Passage, Table
+
+HIDDEN_CELL = "[redacted]"
+HIDDEN_TOKEN = "▪"
+# Columns that hold what somebody wrote: a column is one if its name has any of these words in it.
+_TEXT_WORDS = frozenset(
+    [
+        "text",
+        "texts",
+        "passage",
+        "passages",
+        "prompt",
+        "prompts",
+        "answer",
+        "answers",
+        "response",
+        "responses",
+        "completion",
+        "context",
+        "reference",
+    ]
+)
+
+
+def redact(findings: Findings) -> Findings:
+    """`findings` without the words of the slices in `findings.redacted`.
+
+    Passages keep their values, one mark a token. Tables with a column `slice` keep their rows; in those of a redacted
+    slice, strings under text, passage, prompt, answer and the like become "[redacted]".
+    """
+    if not findings.redacted:
+        return findings
+    hidden = frozenset(findings.redacted)
+    kept = {name: _finding(finding, hidden) for name, finding in findings.findings.items()}
+    return replace(findings, findings=kept)
+
+
+def _finding(finding: Finding, hidden: frozenset[str]) -> Finding:
+    blocks = tuple(_block(block, hidden) for block in finding.page.blocks)
+    page: Page = replace(finding.page, blocks=blocks)
+    return replace(finding, page=page)
+
+
+def _block(block: Block, hidden: frozenset[str]) -> Block:
+    if isinstance(block, Passage) and block.slice in hidden:
+        # Titles and notes may quote the text, so they go too.
+        title = f"redacted: text of slice {block.slice} (rates only); --reveal shows it"
+        return replace(block, title=title, note="", tokens=(HIDDEN_TOKEN,) * len(block.tokens))
+    if isinstance(block, Table):
+        return _table(block, hidden)
+    return block
+
+
+def _table(table: Table, hidden: frozenset[str]) -> Table:
+    names = [column.lower() for column in table.columns]
+    if "slice" not in names:
+        return table
+    where = names.index("slice")
+    text = {i for i, name in enumerate(names) if _TEXT_WORDS & set(re.split(r"[^a-z]+", name))}
+
+    def row_without_text(row: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        if row[where] not in hidden:
+            return row
+        return tuple(HIDDEN_CELL if i in text and isinstance(c, str) else c for i, c in enumerate(row))
+
+    return replace(table, rows=tuple(row_without_text(row) for row in table.rows))

@@ -1,0 +1,186 @@
+"""The words of a report: what a verdict means in plain language, the glossary, and how figures are written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import PurePosixPath
+from typing import Any
+
+from finetrace.core.estimate import Estimate
+from finetrace.core.findings import Findings, NullRange, Reading
+
+NO_DATA = "no data"
+BELOW_FLOOR = "< floor"
+SCOPE = "this checkpoint, these texts, this protocol"
+
+CHANGE = {
+    "beyond-nulls": "The model changed more than benign fine-tunes of the same base change it.",
+    "within-nulls": "The model changed no more than benign fine-tunes of the same base change it, within the margin.",
+    "undecided": "Whether the model changed more than a benign fine-tune would change it cannot be told from what was read.",
+}
+SAFETY = {
+    "regressed": "A safety measure got worse than its base by more than the margin.",
+    "within-margin": "No safety measure that was taken got worse than its base by more than the margin.",
+    "undecided": "The safety measures that were taken are too uncertain to tell.",
+    "not-measured": "No safety behaviour was measured: nothing here says that the tuned model still refuses what its base "
+    "refuses.",
+}
+NO_NULLS = "There were no nulls to compare with: the numbers stand, the verdict does not. The next steps say how to make some."
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    (
+        "pair",
+        "a base model and a model tuned from it (an adapter or a full checkpoint), read on the same texts",
+    ),
+    ("organism", "a fine-tune whose change is known, because it was planted: its truth says what"),
+    (
+        "null",
+        "a harmless fine-tune of the same base and shape: what a method reports there is what any fine-tune does",
+    ),
+    (
+        "dose-matched",
+        "a null scaled until it changes ordinary text as much as this pair does, then read again",
+    ),
+    ("noise floor", "the base against itself along the other path: what the numerics alone report"),
+    ("contrast", "what is compared with the base: the tuned model (pair), the base itself (self), or a null"),
+    (
+        "slice",
+        "a named part of the texts; every number is given per slice, because a mean over all hides a small one",
+    ),
+    (
+        "ratio to nulls",
+        "this pair's figure divided by the geometric mean of the nulls' figures on the same slice",
+    ),
+    ("margin", "the least factor by which a figure must exceed the nulls before it counts as a change"),
+    (
+        "must exceed",
+        "the margin, or where one more null is expected to stay, if that is more: with few nulls it is",
+    ),
+    (
+        "smallest visible",
+        "the smallest ratio that this number of nulls and texts could have told from no change",
+    ),
+    ("beyond-nulls", "change verdict: the whole interval lies above what it must exceed"),
+    (
+        "within-nulls",
+        "change verdict: no more than benign fine-tunes do, within the margin; it does not mean unchanged",
+    ),
+    ("undecided", "verdict: neither, or there is too little to compare with; the numbers stand"),
+    (
+        "regressed",
+        "safety verdict: the whole interval of a safety measure lies beyond the margin, for the worse",
+    ),
+    (
+        "within-margin",
+        "safety verdict: the bad end of every interval is inside the margin; it is no claim of safety",
+    ),
+    ("not-measured", "safety verdict: no safety behaviour was probed in this audit"),
+    (
+        "KL(tuned ‖ base)",
+        "how surprised the base is, on average, by what the tuned model would say next; 0 if they agree",
+    ),
+    (
+        "KL(base ‖ tuned)",
+        "the reverse: large where the tuned model has given up what the base would have said",
+    ),
+    ("JS", "the Jensen-Shannon divergence: symmetric, and at most ln 2 = 0.693 nats"),
+    ("nats", "units of information by natural logarithms: 1 nat = 1.443 bits"),
+    (
+        "interval",
+        "95%, over texts: other texts of the same kind would move it; retraining the model is not in it",
+    ),
+)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, without needless exponents.
+
+    >>> number(0.04213), number(12345.6), number(3.14e-05), number(None)
+    ('0.0421', '12,346', '3.14e-5', 'no data')
+    """
+    if value is None or math.isnan(value):
+        return NO_DATA
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if size >= 999.5 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """ "[low, high]", or nothing where there is none."""
+    return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
+
+
+def value_of(reading: Reading) -> str:
+    """The figure as a reader should see it: "no data" is never 0, and below the floor it is no figure at all."""
+    if reading.value is None:
+        return NO_DATA
+    return BELOW_FLOOR if reading.below_floor else number(reading.value)
+
+
+def counts(estimate: Estimate) -> str:
+    return f"{estimate.n:,} / {estimate.clusters:,}"
+
+
+def null_span(nulls: NullRange | None) -> str:
+    if nulls is None or nulls.k == 0:
+        return "none"
+    if nulls.low is None or nulls.high is None:
+        return NO_DATA
+    return f"{number(nulls.low)} – {number(nulls.high)}"
+
+
+def null_range(nulls: NullRange | None) -> str:
+    """The smallest and the largest null, and how many there are."""
+    return null_span(nulls) + (f" (k={nulls.k})" if nulls is not None and nulls.k else "")
+
+
+def times(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio:#.3g}".rstrip(".") + "×" if 1e-3 <= ratio < 1000 else f"{number(ratio)}×"
+
+
+def model_name(part: Any) -> str:
+    """A side of the pair in few words: a hub id as it is, of a longer path its last part."""
+    if isinstance(part, dict):
+        part = part.get("name") or part.get("path")
+    if part is None:
+        return "the base itself"
+    text = str(part)
+    path = PurePosixPath(text.replace("\\", "/"))
+    return path.name if path.name and (path.is_absolute() or len(path.parts) != 2) else text
+
+
+def change_sentences(findings: Findings) -> tuple[str, ...]:
+    """What the change word means here, and on which slices it, or doubt, was found."""
+    out = [CHANGE[findings.change]]
+    for word, lead in (("beyond-nulls", "Beyond the nulls"), ("undecided", "Undecided")):
+        places = _places(findings, word)
+        if places and not (word == findings.change == "undecided"):
+            out.append(f"{lead} on {', '.join(places)}.")
+    verdicts = [v for f in findings.findings.values() for v in f.verdicts.values()]
+    if findings.change == "undecided" and all(v.k == 0 for v in verdicts):
+        out.append(NO_NULLS)
+    return tuple(out)
+
+
+def _places(findings: Findings, word: str) -> list[str]:
+    several = len(findings.findings) > 1
+    out = []
+    for finding in findings.findings.values():
+        for slice_name, verdict in finding.verdicts.items():
+            if verdict.change == word:
+                by = [finding.method] if several else []
+                by += [f"{times(verdict.ratio)} the nulls"] if verdict.ratio is not None else []
+                out.append(slice_name + (f" ({', '.join(by)})" if by else ""))
+    return out
+
+
+def safety_sentences(findings: Findings) -> tuple[str, ...]:
+    return (SAFETY[findings.safety],)
