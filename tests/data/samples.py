@@ -44,11 +44,19 @@ _WORDS = [
 _MARKS = list(" \n.,:?!<>/{}'\"-")
 
 
-def small_tokenizer(*, bos: bool = True, chat_template: str | None = None) -> PreTrainedTokenizerFast:
-    """Words, single spaces and signs are tokens; anything else is <unk>, with its offsets."""
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", *_SPECIAL, *_MARKS, *_WORDS]))}
+def small_tokenizer(
+    *, bos: bool = True, chat_template: str | None = None, spaced: bool = False
+) -> PreTrainedTokenizerFast:
+    """Words, single spaces and signs are tokens; anything else is <unk>, with its offsets.
+
+    spaced: a word takes the space before it along, as in most real vocabularies.
+    """
+    words = [*_SPECIAL, *_MARKS, *_WORDS, *(f" {word}" for word in _WORDS if spaced)]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", *words]))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w]"), behavior="isolated")
+    inner.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r" ?\w+|[^\w]" if spaced else r"\w+|[^\w]"), behavior="isolated"
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,
         unk_token="<unk>",

@@ -78,6 +78,13 @@ def test_stripped_content_keeps_its_role(template: str):
     assert _pieces(tokens, tokenizer, "assistant") == ["yes"]
 
 
+def test_a_token_across_the_border_belongs_to_what_was_said():
+    tokenizer = small_tokenizer(chat_template=MISTRAL, spaced=True)
+    tokens = encode(CHAT, tokenizer)
+    assert _pieces(tokens, tokenizer, "assistant") == [" yes", ",", " a", " cat", ".", " model"]
+    assert _pieces(tokens, tokenizer, "user")[:2] == [" user", " where"]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.text("ab :\n<>é语🙂usr", min_size=1, max_size=12).filter(str.strip), min_size=2, max_size=5),
