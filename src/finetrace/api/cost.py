@@ -46,12 +46,10 @@ def estimate(request: Request) -> Cost:
     nulls = len(null_names(pair))
     passes = 3 + nulls * (2 if request.dose else 1)
     padded = padded_tokens(corpus, request.shape.batch_size, request.shape.shard_tokens)
-    size, copies = (
-        parameters(pair, "base"),
-        sum(pair.kind(side) != "adapter" for side in pair.sides if side != "base"),
-    )
+    size = float32_bytes(pair.source("base")) // 4
+    copies = sum(pair.kind(side) == "full" for side in pair.sides)
     width = torch.tensor([], dtype=pair.dtype).element_size()
-    weights = size * width * (1 + (copies if request.tuned is not None else 0))
+    weights = size * width * (1 + copies)
     vocab = pair.config("base").vocab_size
     hidden = request.shape.batch_size * corpus.longest * pair.d_model * 4 * (passes + 8)
     return Cost(

@@ -32,11 +32,13 @@ def is_bundled(source: str) -> bool:
 
 def bundled_name(source: str) -> str:
     """The bundled name of a folder inside the package, so that a pair opened by `load_pair` is known again."""
-    from finetrace.organisms import bundled
+    from finetrace.organisms.assets import ASSETS
 
-    folders = {str(bundled.base_path()): WORLD}
-    folders |= {str(bundled.organism_path(name)): f"{WORLD}/{name}" for name in bundled.names()}
-    return folders.get(source, source)
+    path = Path(source)
+    if not path.is_relative_to(ASSETS):
+        return source
+    inside = path.relative_to(ASSETS)
+    return WORLD if inside == Path("base") else f"{WORLD}/{inside.name}"
 
 
 def check_source(role: str, source: str) -> None:
