@@ -144,9 +144,9 @@ def save_lora(
         adapted = get_peft_model(model, settings)
         with torch.no_grad():
             for key, tensor in adapted.named_parameters():
-                if "lora_B" in key or "lora_embedding_B" in key:
+                if "lora_B" in key or "lora_embedding_A" in key:
                     tensor.normal_(0.0, scale)
-                elif "lora_magnitude" in key or "modules_to_save" in key:
+                elif "lora_magnitude" in key or "modules_to_save" in key or "trainable_tokens" in key:
                     tensor.mul_(1.0 + scale * torch.randn_like(tensor))
         adapted.save_pretrained(str(tmp / name), save_embedding_layers=False)
     return tmp / name

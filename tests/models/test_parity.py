@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, save_base, save_full, save_lora
+from tests.tiny import FAMILIES, save_base, save_full, save_lora, tiny_config, tiny_tokenizer
 from torch import Tensor
 
 from finetrace.core.errors import ModelError
@@ -121,8 +121,10 @@ def test_base_against_itself(base_of: Bases) -> None:
         {"targets": ["q_proj", "lm_head"], "dora": True},
         {"targets": ["q_proj"], "modules_to_save": ["lm_head"]},
         {"targets": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"targets": ["q_proj", "embed_tokens"]},
+        {"targets": ["q_proj"], "trainable_token_indices": {"embed_tokens": [9, 10]}},
     ],
-    ids=["lora", "dora", "saved head", "saved embedding"],
+    ids=["lora", "dora", "saved head", "saved embedding", "embedding", "tokens"],
 )
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_a_head_or_embedding_that_the_adapter_changes(
@@ -134,7 +136,9 @@ def test_a_head_or_embedding_that_the_adapter_changes(
     check_head(pair)
     assert_same(pair, "tuned", reference(plain(base, tuned)))
     assert_same(pair, "base", reference(plain(base)))
-    assert pair.same_head("tuned") == (config.get("modules_to_save") == ["embed_tokens"])
+    embedding_only = "lm_head" not in (*config["targets"], *config.get("modules_to_save", ()))
+    tokens_too = tied and "trainable_token_indices" in config
+    assert pair.same_head("tuned") == (embedding_only and not tokens_too)
 
 
 def test_a_full_checkpoint_with_its_own_head(tmp_path: Path) -> None:
@@ -144,6 +148,31 @@ def test_a_full_checkpoint_with_its_own_head(tmp_path: Path) -> None:
     check_head(pair)
     assert_same(pair, "tuned", reference(plain(tuned)))
     assert not pair.same_head("tuned")
+
+
+def test_the_text_side_of_a_model_that_reads_images(tmp_path: Path) -> None:
+    import transformers as t
+
+    text = tiny_config("gemma3").to_dict()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    torch.manual_seed(0)
+    base = tmp_path / "base"
+    t.Gemma3ForConditionalGeneration(t.Gemma3Config(text_config=text, vision_config=vision)).save_pretrained(
+        str(base)
+    )
+    tiny_tokenizer().save_pretrained(str(base))
+    tuned = save_lora(tmp_path, base, targets=r".*language_model.*\.(q_proj|up_proj)")
+    pair = open_pair(base, tuned)
+    check_head(pair)
+    assert_same(pair, "base", reference(plain(base)))
+    assert_same(pair, "tuned", reference(plain(base, tuned)))
 
 
 @pytest.mark.parametrize("field", ["logit_scale", "logits_scaling"])

@@ -112,6 +112,20 @@ def test_saved_modules(base_of: Bases, tmp_path: Path) -> None:
     assert effect(open_pair(base, tuned)).changed == 2
 
 
+def test_single_tokens_and_embeddings(base_of: Bases, tmp_path: Path) -> None:
+    base = base_of("llama")
+    cases: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("tokens", {"targets": ["q_proj"], "trainable_token_indices": {"embed_tokens": [9, 10]}}),
+        ("embedding", {"targets": ["q_proj", "embed_tokens"]}),
+    )
+    for name, config in cases:
+        found = effect(open_pair(base, save_lora(tmp_path, base, name=name, **config)))
+        assert found.status == "applied"
+        assert found.changed == found.total >= 3
+    still = save_lora(tmp_path, base, name="still", scale=0.0, **cases[0][1])
+    assert effect(open_pair(base, still)).status == "no-op"
+
+
 def test_the_base_is_identical_with_itself(base_of: Bases) -> None:
     found = effect(open_pair(base_of("llama"), None))
     assert found.status == "identical"

@@ -60,12 +60,12 @@ def bare(module: Any) -> nn.Module:
     """The head without any adapter's wrapping."""
     while True:
         inner = dict(module.named_children())
-        if "base_layer" in inner:
-            module = inner["base_layer"]
-        elif "original_module" in inner:
-            module = inner["original_module"]
-        else:
+        wrapped = [
+            inner[name] for name in ("base_layer", "token_adapter", "original_module") if name in inner
+        ]
+        if not wrapped:
             return module
+        module = wrapped[0]
 
 
 def changed_by(module: Any, adapter: str) -> bool:
@@ -74,7 +74,8 @@ def changed_by(module: Any, adapter: str) -> bool:
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     if isinstance(module, AuxiliaryTrainingWrapper):
-        return adapter in module._adapters or changed_by(module.original_module, adapter)
+        inner = getattr(module, "original_module", None)
+        return adapter in module._adapters or (inner is not None and changed_by(inner, adapter))
     return isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
 
 

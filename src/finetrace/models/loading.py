@@ -50,12 +50,11 @@ def load_model(
     A tensor that the files lack is a ModelError: transformers would fill it with random numbers.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
         with quiet():
-            found: Any = AutoModelForCausalLM.from_pretrained(
+            found: Any = _auto_class(source, trust_remote_code).from_pretrained(
                 source.folder,
                 dtype=dtype,
                 use_safetensors=True,
@@ -74,6 +73,18 @@ def load_model(
             "the checkpoint is incomplete, or of another architecture."
         )
     return model.to(device).eval().requires_grad_(False)
+
+
+def _auto_class(source: Source, trust_remote_code: bool) -> Any:
+    """The loader for the folder's architecture: of language models, or of the models that also read images."""
+    import transformers as t
+
+    config = t.AutoConfig.from_pretrained(
+        source.folder, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    with_images = type(config) in t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    language = type(config) in t.MODEL_FOR_CAUSAL_LM_MAPPING
+    return t.AutoModelForImageTextToText if with_images and not language else t.AutoModelForCausalLM
 
 
 def share_identical(model: nn.Module, base: nn.Module) -> int:

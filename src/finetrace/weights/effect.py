@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finetrace.core.errors import ModelError
 from finetrace.models.adapters import lora_layers, saved_modules
 from finetrace.models.assembly import BASE
+from finetrace.models.head import bare
 from finetrace.models.pair import Pair
 
 _ROWS = 256
@@ -167,12 +168,11 @@ def _saved_change(wrapper: Any, name: str) -> _Change:
     """The change of a module that the adapter replaces as a whole, or of some of its rows."""
     from peft.utils.other import ModulesToSaveWrapper
 
-    original = wrapper.original_module
     if isinstance(wrapper, ModulesToSaveWrapper):
         new: Mapping[str, Tensor] = dict(wrapper.modules_to_save[name].named_parameters())
     else:
         new = {"weight": wrapper.token_adapter.get_merged_weights([name])}
-    return _compare(new, dict(original.named_parameters()))
+    return _compare(new, dict(bare(wrapper).named_parameters()))
 
 
 def _full_effect(pair: Pair, side: str) -> Effect:
