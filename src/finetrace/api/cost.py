@@ -13,6 +13,7 @@ from finetrace.api.request import Request
 from finetrace.data import build_corpus, padded_tokens
 from finetrace.engine.head import chunk_tokens
 from finetrace.models import Pair
+from finetrace.models.files import float32_bytes
 from finetrace.models.tokens import load_tokenizer
 
 # Float32 matrices of one chunk of logits that are alive at once, and what other kernels cost beside the products.
