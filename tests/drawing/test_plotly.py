@@ -86,6 +86,15 @@ def test_histograms_keep_every_bin():
     assert [t["y"] for t in two] == [[4.0, 2.0, 2.0], [1.0, 0.0, 0.0]]
 
 
+def test_empty_ends_of_a_histogram_are_left_out():
+    drawn = draw(_figure(Histogram(tuple(map(float, range(8))), (("s", (0, 0, 0, 4.0, 0, 0, 0)),))))["data"][
+        0
+    ]
+    assert (drawn["x"], drawn["y"]) == ([2.5, 3.5, 4.5], [0.0, 4.0, 0.0])
+    empty = draw(_figure(Histogram((0.0, 1.0, 2.0), (("s", (0.0, 0.0)),))))["data"][0]
+    assert empty["y"] == [0.0, 0.0]
+
+
 def test_a_histogram_from_zero_can_stand_on_a_log_axis():
     drawn = draw(_figure(Histogram((0.0, 1.0, 3.0), (("s", (4.0, 2.0)),)), log_x=True))["data"][0]
     assert drawn["x"][0] - drawn["width"][0] / 2 > 0

@@ -131,7 +131,31 @@ def test_sentences_name_the_slices():
     text = " ".join(words.change_sentences(sample_findings()))
     assert "Beyond the nulls on restricted (10.3× the nulls)." in text
     assert "Undecided on lookalike" in text
-    assert "text" not in text
+    assert "still beyond them on restricted." in text
+    assert "chat" not in text
+
+
+def test_a_change_that_is_only_larger_is_said_to_be():
+    found = sample_findings()
+    kl = found.findings["kl"]
+    verdict = replace(kl.verdicts["restricted"], dosed_change="within-nulls")
+    kl = replace(kl, verdicts=kl.verdicts | {"restricted": verdict})
+    text = " ".join(words.change_sentences(replace(found, findings={"kl": kl})))
+    assert "within them on restricted: there it shows as a larger change" in text
+    assert "still beyond" not in text
+
+
+def test_floors_are_rough_and_times_are_read_by_people():
+    assert [words.rough(v) for v in (2.2204e-15, 0.0312, 0.0, 5e-7, 1234.0)] == [
+        "2.2e-15",
+        "0.031",
+        "0",
+        "5e-7",
+        "1,234",
+    ]
+    assert words.moment("2026-02-11T09:30:12+00:00") == "2026-02-11 09:30 UTC"
+    assert words.moment("2026-02-11") == "2026-02-11"
+    assert words.moment("<b>") == "<b>"
 
 
 def test_a_method_without_slices_has_one_row():

@@ -231,14 +231,18 @@ def _fill(i: int, of: int) -> dict[str, Any]:
 
 
 def _histogram(plot: Histogram, log_x: bool, floor: float | None) -> list[dict[str, Any]]:
-    """Bars for one histogram; outlines for several, which as bars would hide one another."""
-    edges = [float(e) for e in plot.edges]
+    """Bars for one histogram; outlines for several, which as bars would hide one another.
+
+    Of empty bins at either end only the innermost is drawn.
+    """
+    first, last = _filled(plot)
+    edges = [float(e) for e in plot.edges[first : last + 1]]
     if log_x and len(edges) > 1 and edges[0] <= 0:
         # The first bin reaches to zero, which a log axis cannot show: it is drawn down to half its upper edge.
         edges[0] = edges[1] / 2
     data = []
     for i, (name, counts) in enumerate(plot.counts):
-        y = [_number(c, positive=floor is not None) for c in counts]
+        y = [_number(c, positive=floor is not None) for c in counts[first:last]]
         trace: dict[str, Any] = {"name": _label(name)}
         if len(plot.counts) == 1:
             trace |= {
@@ -259,6 +263,13 @@ def _histogram(plot: Histogram, log_x: bool, floor: float | None) -> list[dict[s
             trace |= {"type": "scatter", "mode": "lines", "x": edges, "y": y + y[-1:], "line": line}
         data.append(trace)
     return data
+
+
+def _filled(plot: Histogram) -> tuple[int, int]:
+    """The bins [first, last) that have anything in any of the counts, and one empty one on each side."""
+    bins = len(plot.edges) - 1
+    full = [i for i in range(bins) if any(counts[i] for _, counts in plot.counts)]
+    return (max(full[0] - 1, 0), min(full[-1] + 2, bins)) if full else (0, max(bins, 0))
 
 
 def _heatmap(plot: Heatmap, unit: str) -> list[dict[str, Any]]:

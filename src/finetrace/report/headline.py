@@ -46,7 +46,7 @@ class Row:
     @property
     def floor(self) -> str:
         return (
-            "none" if self.reading is None or self.reading.floor is None else words.number(self.reading.floor)
+            "none" if self.reading is None or self.reading.floor is None else words.rough(self.reading.floor)
         )
 
     @property

@@ -99,7 +99,7 @@ def strip(finding: Finding) -> Strip | None:
         key=finding.primary,
         unit=units(finding),
         log=axis.log,
-        far_floor=words.number(max(far)) if far else "",
+        far_floor=words.rough(max(far)) if far else "",
         ticks=_ticks(axis),
         lanes=tuple(_lane(row, axis) for row in lanes),
     )

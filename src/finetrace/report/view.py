@@ -53,6 +53,11 @@ class Reader:
     signed: bool
     tokens: tuple[Token, ...]
 
+    @property
+    def scale(self) -> tuple[str, str, bool]:
+        """What the legend says: neighbours with the same one share it."""
+        return (self.unit, self.full, self.signed)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -85,7 +90,7 @@ def groups(finding: Finding) -> tuple[Group, ...]:
     out: list[Group] = []
     for i, block in enumerate(finding.page.blocks):
         kind, item = _item(block, f"{finding.method}-{i}", finding, scales)
-        if out and out[-1].kind == kind and kind in ("tiles", "warning"):
+        if out and out[-1].kind == kind and kind in ("tiles", "warning", "passage"):
             out[-1] = Group(kind, (*out[-1].items, item))
         else:
             out.append(Group(kind, (item,)))

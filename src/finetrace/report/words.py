@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -111,6 +112,20 @@ def number(value: float | None) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
+def rough(value: float) -> str:
+    """Two significant digits, for a floor: more would claim too much.
+
+    >>> rough(2.2204e-15), rough(0.0312)
+    ('2.2e-15', '0.031')
+    """
+    if not math.isfinite(value) or abs(value) >= 100:
+        return number(value)
+    if 0 < abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.2g}"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """ "[low, high]", or nothing where there is none."""
     return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
@@ -164,10 +179,49 @@ def change_sentences(findings: Findings) -> tuple[str, ...]:
         places = _places(findings, word)
         if places and not (word == findings.change == "undecided"):
             out.append(f"{lead} on {', '.join(places)}.")
+    out += _dose_sentences(findings)
     verdicts = [v for f in findings.findings.values() for v in f.verdicts.values()]
     if findings.change == "undecided" and all(v.k == 0 for v in verdicts):
         out.append(NO_NULLS)
     return tuple(out)
+
+
+def _dose_sentences(findings: Findings) -> list[str]:
+    """Whether the change is more than the nulls' or other than theirs, on the slices where it is beyond them."""
+    beyond = [
+        (name, verdict.dosed_change)
+        for finding in findings.findings.values()
+        for name, verdict in finding.verdicts.items()
+        if verdict.change == "beyond-nulls" and verdict.dosed_change is not None
+    ]
+    still = list(dict.fromkeys(name for name, word in beyond if word == "beyond-nulls"))
+    only_larger = list(dict.fromkeys(name for name, word in beyond if word == "within-nulls"))
+    out = []
+    if still:
+        out.append(
+            f"With the nulls scaled to this pair's size on ordinary text, still beyond them on {', '.join(still)}."
+        )
+    if only_larger:
+        out.append(
+            f"With the nulls scaled to this pair's size on ordinary text, within them on {', '.join(only_larger)}: there it shows "
+            "as a larger change than theirs, not as one aimed at that slice."
+        )
+    return out
+
+
+def moment(text: str) -> str:
+    """An ISO time as people read it; anything else as it is.
+
+    >>> moment("2026-02-11T09:30:12+00:00")
+    '2026-02-11 09:30 UTC'
+    """
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    if when.tzinfo is None:
+        return text
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _places(findings: Findings, word: str) -> list[str]:
