@@ -40,7 +40,7 @@ def test_a_value_is_no_data_below_the_floor_or_a_figure():
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
-        ("org/name", "org/name"), ("/a/b/c", "c"), ("a/b/c", "c"), ("name", "name"), (None, "the base itself"),
+        ("org/name", "org/name"), ("/a/b/c", "c"), ("a/b/c", "c"), ("./runs/c", "c"), ("name", "name"), (None, "the base itself"),
         ({"name": "x/y"}, "x/y"), ("C:\\models\\mine", "mine"),
     ],
 )  # fmt: skip

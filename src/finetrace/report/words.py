@@ -169,7 +169,8 @@ def model_name(part: Any) -> str:
         return "the base itself"
     text = str(part)
     path = PurePosixPath(text.replace("\\", "/"))
-    return path.name if path.name and (path.is_absolute() or len(path.parts) != 2) else text
+    local = path.is_absolute() or text.startswith(".") or len(path.parts) != 2
+    return path.name if path.name and local else text
 
 
 def change_sentences(findings: Findings) -> tuple[str, ...]:
