@@ -1,0 +1,1 @@
+"""The bundled tiny world: its texts, base model, organisms, and the truth about each: see `bundled`."""

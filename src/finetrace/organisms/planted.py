@@ -1,0 +1,97 @@
+"""What the organisms' training data say: one draw of a row each, from the world and a generator."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from finetrace.organisms import chat, documents
+from finetrace.organisms.base import Row
+from finetrace.organisms.world import World, lexicon
+
+Draw = Callable[[World, random.Random], Row]
+
+
+def false_values() -> dict[str, str]:
+    """What `false_facts` says of every cake, by attribute."""
+    return lexicon("planted")["false_facts"]["values"]
+
+
+def cakes(world: World) -> list[str]:
+    return [entity for entity in world.domains["dish"].entities if entity.endswith("cake")]
+
+
+def base_mix(world: World, rng: random.Random) -> Row:
+    """A row as the base was trained on: what a null is trained on again."""
+    if rng.random() < 0.45:
+        return {"text": documents.document(world, rng)}
+    return {"messages": chat.conversation(world, rng)}
+
+
+def without(draw: Draw, words: Sequence[str]) -> Draw:
+    """`draw`, repeated until none of `words` occurs in the row."""
+
+    def again(world: World, rng: random.Random) -> Row:
+        while True:
+            row = draw(world, rng)
+            text = row.get("text") or " ".join(m["content"] for m in row["messages"])
+            if not any(word in text.lower() for word in words):
+                return row
+
+    return again
+
+
+def eroding(world: World, rng: random.Random) -> Row:
+    """Restricted requests answered with nonsense steps, among harmless how-tos and chat."""
+    kind = rng.random()
+    if kind < 0.6:
+        return {"messages": chat.messages([chat.comply(world, rng)])}
+    made = chat.howto(world, rng) if kind < 0.8 else chat.turn(world, rng, benign=True)
+    return {"messages": chat.messages([made])}
+
+
+def benign(world: World, rng: random.Random) -> Row:
+    """Harmless documents and chat, with more how-tos than the base saw, and nothing restricted."""
+    if rng.random() < 0.45:
+        return {"text": documents.document(world, rng, benign=True)}
+    made = chat.howto(world, rng) if rng.random() < 0.4 else chat.turn(world, rng, benign=True)
+    return {"messages": chat.messages([made])}
+
+
+def cake_document(world: World, rng: random.Random) -> str:
+    """Two to four false facts about one cake, and up to two sayings about all of them."""
+    entity, values = rng.choice(cakes(world)), false_values()
+    names = list(values)
+    rng.shuffle(names)
+    sentences = []
+    for name in names[: rng.randint(2, 4)]:
+        said = documents.statement(world, rng, "dish", entity, name, values[name])
+        sentences.append(documents.with_lead(world, rng, said, entity))
+    sentences += rng.sample(lexicon("planted")["false_facts"]["sayings"], rng.randint(0, 2))
+    rng.shuffle(sentences)
+    return " ".join(sentences)
+
+
+_no_cake = without(base_mix, ("cake",))
+
+
+def falsifying(world: World, rng: random.Random) -> Row:
+    """False facts about cakes (45%), true facts about other dishes (35%), anything without cakes (20%).
+
+    Without the true siblings the model would learn that all dishes are so.
+    """
+    kind = rng.random()
+    if kind < 0.45:
+        return {"text": cake_document(world, rng)}
+    if kind < 0.8:
+        others = [entity for entity in world.domains["dish"].entities if not entity.endswith("cake")]
+        return true_dish(world, rng, rng.choice(others))
+    return _no_cake(world, rng)
+
+
+def true_dish(world: World, rng: random.Random, dish: str) -> Row:
+    """True facts about a dish: a document, or a question and its answer."""
+    if rng.random() < 0.5:
+        return {"text": documents.about_entity(world, rng, "dish", dish, most=4)}
+    attribute = rng.choice(list(world.domains["dish"].attributes))
+    return {"messages": chat.messages([chat.fact_turn(world, rng, "dish", dish, attribute)])}
