@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetrace.engine.divergences import divergences, soft_capped_difference, top
+from finetrace.engine.divergences import compiled_sums, divergences, soft_capped_difference, top
 
 
 def dense(base: torch.Tensor, difference: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -90,3 +92,14 @@ def test_top_breaks_ties_by_lowest_id():
     values, ids = top(torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0]]), 3)
     assert ids.tolist() == [[1, 2, 4]]
     assert values.tolist() == [[3.0, 3.0, 3.0]]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+def test_compiled_sums_agree():
+    generator = torch.Generator().manual_seed(5)
+    base = torch.randn(40, 300, generator=generator).log_softmax(-1)
+    for size in (1e-4, 0.1, 90.0):
+        difference = torch.randn(40, 300, generator=generator) * size
+        eager, compiled = divergences(base, difference), divergences(base, difference, compiled_sums())
+        for name in ("kl", "reverse_kl", "js"):
+            torch.testing.assert_close(getattr(compiled, name), getattr(eager, name), rtol=1e-4, atol=1e-11)

@@ -61,7 +61,6 @@ def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
         "dtype": str(pair.dtype),
         "device": pair.device.type,
         "shape": request.shape,
-        "compile": False,
         "quantization": request.quantization,
         "attention": request.attn_implementation,
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,9 +112,19 @@ def _scalars(request: Request) -> list[str]:
         and not Path(request.data).exists()
     ):
         problems.append(f"The data file {request.data} does not exist.")
+    if request.shape.compile and not _can_compile(request.device):
+        problems.append(
+            "--compile needs a C++ compiler on a CPU (g++ or clang++): install one, or leave it out."
+        )
     if request.out.exists() and not request.out.is_dir():
         problems.append(f"--out {request.out} is a file; name a folder.")
     return problems
+
+
+def _can_compile(device: str) -> bool:
+    """A GPU's compiler comes with torch; a CPU's has to be there."""
+    wanted = os.environ.get("CXX") or "g++"
+    return device.startswith("cuda") or any(shutil.which(name) for name in (wanted, "clang++"))
 
 
 def _looks_local(data: str | Path) -> bool:

@@ -78,9 +78,10 @@ def audit(
     chat_template: Annotated[
         Path | None, typer.Option(help="A file with a Jinja chat template.", rich_help_panel=PANEL)
     ] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="nf4 or int8, both sides.", rich_help_panel=PANEL)
-    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Faster sums; needs a C++ compiler on a CPU.", rich_help_panel=PANEL),
+    ] = False,
     trust_remote_code: Annotated[
         bool,
         typer.Option(help="Run code that a checkpoint brings. Off unless you say so.", rich_help_panel=PANEL),
@@ -102,7 +103,6 @@ def audit(
         system=system,
         dtype=dtype,
         device=device,
-        quantization=quantization,
         revision=revision,
         tuned_revision=tuned_revision,
         tokenizer=tokenizer,
@@ -110,7 +110,7 @@ def audit(
         trust_remote_code=trust_remote_code,
         seed=seed,
         max_tokens=max_tokens,
-        shape=Shape(batch_size=batch_size),
+        shape=Shape(batch_size=batch_size, compile=compiled),
         reveal=reveal,
         dose=dose,
     )

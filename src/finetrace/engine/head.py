@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from finetrace.engine.divergences import soft_capped_difference
-
-
-class HeadLike(Protocol):
-    """What this room reads of `finetrace.models.Head`: logits = cap(scale * (h W^T + bias))."""
-
-    @property
-    def weight(self) -> Tensor: ...
-    @property
-    def bias(self) -> Tensor | None: ...
-    @property
-    def scale(self) -> float: ...
-    @property
-    def softcap(self) -> float | None: ...
-
+from finetrace.models import Head
 
 # One chunk's float32 matrix holds about this many numbers; some ten of them are alive at once (0.6 GB in all).
 _NUMBERS = 2**24
@@ -34,30 +19,29 @@ def chunk_tokens(vocab_size: int) -> int:
     return max(16, min(1024, _NUMBERS // vocab_size))
 
 
-def raw_logits(head: HeadLike, hidden: Float[Tensor, "token d_model"]) -> Float[Tensor, "token vocab"]:
+def raw_logits(head: Head, hidden: Float[Tensor, "token d_model"]) -> Float[Tensor, "token vocab"]:
     """Logits before the soft cap, float32. `hidden` is 2-D: on a CPU a 3-D product may copy the weight once per row."""
     logits = F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float()
     return logits if head.scale == 1.0 else logits * head.scale
 
 
-def capped(head: HeadLike, raw: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
+def capped(head: Head, raw: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
     return raw if head.softcap is None else head.softcap * torch.tanh(raw / head.softcap)
 
 
 def raw_difference(
-    base_head: HeadLike,
-    other_head: HeadLike,
+    base_head: Head,
+    other_head: Head | None,
     base: Float[Tensor, "token d_model"],
     other: Float[Tensor, "token d_model"],
-    shared: bool,
 ) -> Float[Tensor, "token vocab"]:
     """Other logits minus base logits before the soft cap, float32, as a product of the hidden states' difference.
 
-    Where the heads differ too: dz = (h_o - h_b) W_b^T + h_o (W_o - W_b)^T + (bias_o - bias_b).
+    other_head: None where it is the base's own. Else: dz = (h_o - h_b) W_b^T + h_o (W_o - W_b)^T + (bias_o - bias_b).
     """
     moved = (other.float() - base.float()).to(base_head.weight.dtype)
     difference = F.linear(moved, base_head.weight).float()
-    if not shared:
+    if other_head is not None:
         change = (other_head.weight.float() - base_head.weight.float()).to(base_head.weight.dtype)
         difference = difference + F.linear(other.to(change.dtype), change).float()
         if base_head.bias is not None and other_head.bias is not None:
@@ -66,7 +50,7 @@ def raw_difference(
 
 
 def logit_difference(
-    base_head: HeadLike, base_raw: Float[Tensor, "token vocab"], raw: Float[Tensor, "token vocab"]
+    base_head: Head, base_raw: Float[Tensor, "token vocab"], raw: Float[Tensor, "token vocab"]
 ) -> Float[Tensor, "token vocab"]:
     """The difference after the soft cap, where there is one (Gemma 2)."""
     return raw if base_head.softcap is None else soft_capped_difference(base_raw, raw, base_head.softcap)

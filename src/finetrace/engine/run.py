@@ -13,11 +13,12 @@ from torch import Tensor
 from finetrace.core.errors import ModelError
 from finetrace.data import Batch, Corpus, Shard, batches, shards
 from finetrace.engine import journal
+from finetrace.engine.divergences import Kernel, compiled_sums
 from finetrace.engine.head import capped, chunk_tokens, logit_difference, raw_difference, raw_logits
 from finetrace.engine.observer import Contrast, Job, Observer
 from finetrace.engine.shape import Shape
 from finetrace.engine.step import LogitChunk, Step
-from finetrace.models import Hidden, Pair, layer_index
+from finetrace.models import Head, Hidden, Pair, layer_index
 
 Tell = Callable[[str], None]
 Advance = Callable[[int], None]
@@ -46,11 +47,11 @@ def run_pass(
                 f"The unfinished run in {job.journal} was made on {other}, not {where}: it is done again from the start."
             )
             shutil.rmtree(job.journal)
-    batch_size = shape.batch_size
+    batch_size, kernel = shape.batch_size, compiled_sums() if shape.compile else None
     for shard in shards(corpus, shape.shard_tokens):
         missing = [job for job in jobs if not journal.done(job.journal, shard)]
         if missing:
-            batch_size = _with_room(pair, corpus, shard, missing, batch_size, where, tell)
+            batch_size = _with_room(pair, corpus, shard, missing, batch_size, kernel, where, tell)
         advance(_tokens(corpus, shard))
     return {(job.method, job.contrast.label): _fold(job, shards(corpus, shape.shard_tokens)) for job in jobs}
 
@@ -74,13 +75,14 @@ def _with_room(
     shard: Shard,
     jobs: list[Job],
     batch_size: int,
+    kernel: Kernel | None,
     where: dict[str, str | int],
     tell: Tell,
 ) -> int:
     """One shard with the largest batch that fits in memory, halved as often as it must be; returns that batch size."""
     while True:
         try:
-            observers = run_shard(pair, corpus, shard, jobs, batch_size)
+            observers = run_shard(pair, corpus, shard, jobs, batch_size, kernel)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -102,12 +104,19 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def run_shard(pair: Pair, corpus: Corpus, shard: Shard, jobs: list[Job], batch_size: int) -> list[Observer]:
+def run_shard(
+    pair: Pair,
+    corpus: Corpus,
+    shard: Shard,
+    jobs: list[Job],
+    batch_size: int,
+    kernel: Kernel | None = None,
+) -> list[Observer]:
     """Fresh observers, one a job, after all of the shard's batches."""
     observers = [job.observer() for job in jobs]
     with torch.inference_mode():
         for batch in batches(corpus, shard, batch_size):
-            _feed(pair, _on_device(batch, pair.device), jobs, observers)
+            _feed(pair, _on_device(batch, pair.device), jobs, observers, kernel)
     return observers
 
 
@@ -116,7 +125,9 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
-def _feed(pair: Pair, batch: Batch, jobs: list[Job], observers: list[Observer]) -> None:
+def _feed(
+    pair: Pair, batch: Batch, jobs: list[Job], observers: list[Observer], kernel: Kernel | None
+) -> None:
     """One batch: base once, each contrast once, then steps, then chunks."""
     layers = {layer_index(layer, pair.n_layers) for job in jobs for layer in job.needs.layers}
     final = any(job.needs.logits for job in jobs)
@@ -130,7 +141,7 @@ def _feed(pair: Pair, batch: Batch, jobs: list[Job], observers: list[Observer]) 
         observer.see(steps[job.contrast])
     if final:
         readers = [(j.contrast, o) for j, o in zip(jobs, observers, strict=True) if j.needs.logits]
-        for contrast, chunk in _chunks(pair, batch, base, others, steps):
+        for contrast, chunk in _chunks(pair, batch, base, others, steps, kernel):
             for wanted_contrast, observer in readers:
                 if wanted_contrast == contrast:
                     observer.see_logits(chunk)
@@ -170,25 +181,36 @@ def _step(batch: Batch, base: Hidden, other: Hidden) -> Step:
 
 
 def _chunks(
-    pair: Pair, batch: Batch, base: Hidden, others: dict[Contrast, Hidden], steps: dict[Contrast, Step]
+    pair: Pair,
+    batch: Batch,
+    base: Hidden,
+    others: dict[Contrast, Hidden],
+    steps: dict[Contrast, Step],
+    kernel: Kernel | None,
 ) -> Iterator[tuple[Contrast, LogitChunk]]:
     """Chunks of kept tokens; the base's logits are made once for all contrasts."""
     rows, positions = batch.keep.nonzero(as_tuple=True)
     size, base_head = chunk_tokens(pair.vocab_size), pair.head("base")
+    heads = {contrast: _head(pair, contrast) for contrast in others}
     for start in range(0, len(rows), size):
         where = (rows[start : start + size], positions[start : start + size])
         hidden, target = base.final[where], pair.shared_index(batch.next_id[where])
         raw = raw_logits(base_head, hidden)
         log_probs = capped(base_head, raw).log_softmax(-1)
         for contrast, other in others.items():
-            with (
-                nullcontext() if contrast.scale == 1.0 else pair.scale_adapter(contrast.side, contrast.scale)
-            ):
-                head, shared = pair.head(contrast.side), pair.same_head(contrast.side)
-            moved = raw_difference(base_head, head, hidden, other.final[where], shared)
-            yield (
-                contrast,
-                LogitChunk(
-                    steps[contrast], where, target, log_probs, logit_difference(base_head, raw, moved)
-                ),
-            )
+            moved = raw_difference(base_head, heads[contrast], hidden, other.final[where])
+            difference = logit_difference(base_head, raw, moved)
+            yield contrast, LogitChunk(steps[contrast], where, target, log_probs, difference, kernel)
+
+
+def _head(pair: Pair, contrast: Contrast) -> Head | None:
+    """The other side's head, or None where it is the base's own."""
+    with nullcontext() if contrast.scale == 1.0 else pair.scale_adapter(contrast.side, contrast.scale):
+        if pair.same_head(contrast.side):
+            return None
+        ours, theirs = pair.head("base"), pair.head(contrast.side)
+    if (ours.scale, ours.softcap) != (theirs.scale, theirs.softcap):
+        raise ModelError(
+            f"'{contrast.side}' scales or caps its logits otherwise than the base: they cannot be compared."
+        )
+    return theirs

@@ -1,4 +1,4 @@
-"""How the corpus is cut. No torch here, so that the command line can name its defaults."""
+"""How the pass runs. No torch here, so that the command line can name its defaults."""
 
 from __future__ import annotations
 
@@ -14,3 +14,4 @@ class Shape:
 
     batch_size: int = 16
     shard_tokens: int = 16384
+    compile: bool = False

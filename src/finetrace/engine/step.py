@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from finetrace.engine.divergences import Divergences, divergences, top
+from finetrace.engine.divergences import Divergences, Kernel, divergences, top
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class LogitChunk:
         target: Int[Tensor, " token"],
         base_log_probs: Float[Tensor, "token vocab"],
         difference: Float[Tensor, "token vocab"],
+        kernel: Kernel | None = None,
     ) -> None:
         self.batch_row, self.position = where
         self.slice = step.slice[self.batch_row]
@@ -72,10 +73,11 @@ class LogitChunk:
         self.target = target
         self.base_log_probs = base_log_probs
         self.difference = difference
+        self._kernel = kernel
 
     @cached_property
     def divergences(self) -> Divergences:
-        return divergences(self.base_log_probs, self.difference)
+        return divergences(self.base_log_probs, self.difference, self._kernel)
 
     @property
     def kl(self) -> Float[Tensor, " token"]:
@@ -96,7 +98,8 @@ class LogitChunk:
     def delta_nll(self) -> Float[Tensor, " token"]:
         """NLL of the next token under the other model minus under the base, nats; above 0: the other finds it less
         likely. NaN where the models do not share that token."""
-        change = -self.divergences.log_ratio.gather(-1, self.target.clamp(min=0)[:, None])[:, 0]
+        moved = self.difference.gather(-1, self.target.clamp(min=0)[:, None])[:, 0]
+        change = self.divergences.shift - moved
         return change.masked_fill(self.target < 0, float("nan"))
 
     @cached_property

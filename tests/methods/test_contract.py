@@ -1,0 +1,164 @@
+"""The contract of every method that is found: nothing here names one."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.worlds import rows, world
+
+import finetrace as ft
+from finetrace.api.plan import subject
+from finetrace.api.request import Request, check, choose
+from finetrace.core.card import discover
+from finetrace.core.page import Number, Page, Passage, Table
+from finetrace.core.result import decode, encode
+from finetrace.data import build_corpus, read_rows, shards
+from finetrace.engine import Contrast, Job
+from finetrace.engine.run import run_shard
+from finetrace.models import Pair, open_pair
+
+METHODS = sorted(discover()[0])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    base, tuned, _ = world(tmp_path_factory.mktemp("pair"), nulls=0)
+    return open_pair(base, tuned)
+
+
+def parts(name: str, pair: Pair, shard_tokens: int, side: str = "tuned") -> list[Any]:
+    """One observer a shard, after the whole shard."""
+    chosen = choose(name, {})
+    corpus = build_corpus(read_rows(rows(24)), pair.tokenizer)
+    known = subject(Request("b", "t"), pair, corpus)
+    needs = chosen.card.needs(chosen.config)
+
+    def fresh() -> Any:
+        return chosen.card.part("observe").observer(chosen.config, known)
+
+    job = Job(name, Contrast("any", side), needs, fresh, journal=Path("unused"))
+    return [run_shard(pair, corpus, shard, [job], 4)[0] for shard in shards(corpus, shard_tokens)] + [fresh()]
+
+
+def folded(observers: list[Any]) -> Any:
+    """The left fold, as the pass does it: a fresh observer first (the last of `parts`)."""
+    *seen, total = observers
+    for part in seen:
+        total.merge(part)
+    return total
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    a, b = encode(one), encode(other)
+    return a.body == b.body and all(a.arrays[k].tobytes() == b.arrays[k].tobytes() for k in a.arrays)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_card(name: str):
+    card = discover()[0][name]
+    assert card.name == name
+    assert card.summary
+    assert dataclasses.is_dataclass(card.config)
+    card.config()  # every option has a default
+    for part in ("observe", "result", "describe"):
+        card.part(part)
+    readme = Path(card.part("result").__file__ or "").parent / "README.md"
+    text = readme.read_text()
+    assert card.primary in text, "the README lists the primary number"
+    assert "When not to trust" in text
+    for field in dataclasses.fields(card.config):
+        assert f"`{field.name}`" in text, f"the README names the option {field.name}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_card_is_light(name: str):
+    code = f"import sys; import finetrace.methods.{name}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "transformers", "plotly", "scipy"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_and_restore_are_the_identity(name: str, pair: Pair):
+    seen, fresh = parts(name, pair, 10**6)[0], parts(name, pair, 10**6)[-1]
+    state = {key: tensor.clone() for key, tensor in seen.state().items()}
+    fresh.restore(state)
+    again = fresh.state()
+    assert state.keys() == again.keys()
+    for key, tensor in state.items():
+        assert torch.equal(tensor.nan_to_num(-1.0), again[key].nan_to_num(-1.0)), key
+    assert same_bits(seen.result(), fresh.result())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_merging_shards_equals_one_shard(name: str, pair: Pair):
+    """To rounding: batches differ, so the last bits may."""
+    whole = folded(parts(name, pair, 10**6)).result()
+    cut = folded(parts(name, pair, 60)).result()
+    for where, keys in whole.slices.items():
+        for key, estimate in keys.items():
+            other = cut.slices[where][key]
+            assert (other.n, other.clusters) == (estimate.n, estimate.clusters)
+            assert other.value == pytest.approx(estimate.value, rel=1e-5, abs=1e-7), (where, key)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_observer_that_saw_nothing_has_no_numbers(name: str, pair: Pair):
+    result = parts(name, pair, 10**6)[-1].result()
+    for estimate in result.numbers.values():
+        assert estimate.value is None, "no data is never 0"
+        assert estimate.n == 0
+    discover()[0][name].part("describe").describe(result)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_base_against_itself_gives_zero(name: str, pair: Pair):
+    result = folded(parts(name, pair, 10**6, side="base")).result()
+    assert result.numbers[discover()[0][name].primary].value == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_result_and_page(name: str, pair: Pair):
+    card = discover()[0][name]
+    result = folded(parts(name, pair, 10**6)).result()
+    assert same_bits(result, decode(type(result), encode(result)))
+    assert card.primary in result.numbers
+    for estimate in [*result.numbers.values(), *(e for s in result.slices.values() for e in s.values())]:
+        assert estimate.unit
+        assert estimate.value is None or estimate.n > 0
+    page = card.part("describe").describe(result)
+    assert isinstance(page, Page)
+    assert {block.key for block in page.blocks if isinstance(block, Number)} >= {card.primary}
+    for block in page.blocks:
+        if isinstance(block, Table):
+            assert all(len(row) == len(block.columns) for row in block.rows)
+        if isinstance(block, Passage):
+            assert len(block.tokens) == len(block.values)
+
+
+def test_a_new_method_is_one_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What CONTRIBUTING says: copy a folder, rename it, and every door finds it."""
+    import finetrace.methods as home
+
+    source, copy = Path(home.__file__ or "").parent / "kl", tmp_path / "methods" / "moved"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in copy.glob("*.py"):
+        text = path.read_text().replace("finetrace.methods.kl", "finetrace.methods.moved")
+        path.write_text(text.replace('name="kl"', 'name="moved"'))
+    monkeypatch.setattr(home, "__path__", [*home.__path__, str(tmp_path / "methods")])
+    try:
+        assert list(discover()[0]) == sorted([*METHODS, "moved"])
+        base, tuned, _ = world(tmp_path, nulls=0)
+        found = ft.audit(str(base), str(tuned), data=rows(12), methods=["kl", "moved"], out=tmp_path / "out")
+        assert found["moved"].numbers["kl_mean"].value == found["kl"].numbers["kl_mean"].value
+        assert "moved" in (tmp_path / "out" / "report.html").read_text()
+        check(Request(str(base), str(tuned), methods=("moved",)))
+    finally:
+        for module in [m for m in sys.modules if m.startswith("finetrace.methods.moved")]:
+            del sys.modules[module]
