@@ -85,7 +85,7 @@ def decode(kind: type, encoded: Encoded) -> Any:
             return {k: build(arguments[1], v) for k, v in value.items()}
         if is_dataclass(hint) and isinstance(hint, type):
             return build_dataclass(hint, value)
-        return hint(value) if hint in (int, float, str, bool) else value
+        return float(value) if hint is float and isinstance(value, int) else value
 
     def build_dataclass(cls: type, values: dict[str, Any]) -> Any:
         # Estimate names numpy only for type checkers, so that cards stay light; its hints need the name here.

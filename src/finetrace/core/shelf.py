@@ -140,13 +140,14 @@ def _to_parquet(tables: dict[str, Columns]) -> bytes:
 
 
 def _from_parquet(path: Path) -> dict[str, Columns]:
-    import pyarrow.compute as pc
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     whole = pq.read_table(path)
+    names = whole["table"].to_pylist()
     found = {}
-    for name in pc.unique(whole["table"]).to_pylist():
-        part = whole.filter(pc.equal(whole["table"], name)).drop_columns(["table"])
+    for name in dict.fromkeys(names):
+        part = whole.filter(pa.array([one == name for one in names])).drop_columns(["table"])
         found[name] = Columns({c: _column(part[c].combine_chunks()) for c in part.column_names})
     return found
 

@@ -152,7 +152,8 @@ def other_side(pair: Pair, contrast: Contrast, batch: Batch, layers: tuple[int, 
     if contrast.echo:
         ids, attention = (_widen(x.flip(0)) for x in (batch.ids, batch.attention))
         echo = pair.trunk(contrast.side, ids, attention, layers, final)
-        return Hidden(_narrow(echo.final), {k: _narrow(v) for k, v in echo.layers.items()})
+        narrow = {layer: _narrow(hidden) for layer, hidden in echo.layers.items()}
+        return Hidden(None if echo.final is None else _narrow(echo.final), narrow)
     scaled = nullcontext() if contrast.scale == 1.0 else pair.scale_adapter(contrast.side, contrast.scale)
     with scaled:
         return pair.trunk(contrast.side, batch.ids, batch.attention, layers, final)
@@ -162,8 +163,8 @@ def _widen(x: Tensor) -> Tensor:
     return torch.cat([x, torch.zeros_like(x[:, :1])], 1)
 
 
-def _narrow(x: Tensor | None) -> Tensor:
-    return x if x is None else x[:, :-1].flip(0)
+def _narrow(x: Tensor) -> Tensor:
+    return x[:, :-1].flip(0)
 
 
 def _step(batch: Batch, base: Hidden, other: Hidden) -> Step:
@@ -194,13 +195,19 @@ def _chunks(
     heads = {contrast: _head(pair, contrast) for contrast in others}
     for start in range(0, len(rows), size):
         where = (rows[start : start + size], positions[start : start + size])
-        hidden, target = base.final[where], pair.shared_index(batch.next_id[where])
+        hidden, target = _final(base)[where], pair.shared_index(batch.next_id[where])
         raw = raw_logits(base_head, hidden)
         log_probs = capped(base_head, raw).log_softmax(-1)
         for contrast, other in others.items():
-            moved = raw_difference(base_head, heads[contrast], hidden, other.final[where])
+            moved = raw_difference(base_head, heads[contrast], hidden, _final(other)[where])
             difference = logit_difference(base_head, raw, moved)
             yield contrast, LogitChunk(steps[contrast], where, target, log_probs, difference, kernel)
+
+
+def _final(hidden: Hidden) -> Tensor:
+    if hidden.final is None:
+        raise RuntimeError("logits were asked for, and the forward stopped before the final norm")
+    return hidden.final
 
 
 def _head(pair: Pair, contrast: Contrast) -> Head | None:
