@@ -12,12 +12,13 @@ from finetrace.api.dose import dosed_contrasts
 from finetrace.api.expect import expectations
 from finetrace.api.found import Found
 from finetrace.api.names import is_bundled, null_sources, resolve
+from finetrace.api.nulls import with_trained_nulls
 from finetrace.api.plan import Item, contrasts, items, jobs, null_names, subject
 from finetrace.api.request import Chosen, Request
 from finetrace.api.verdicts import findings
 from finetrace.api.watch import Watch
 from finetrace.core.errors import DataError
-from finetrace.core.findings import Findings
+from finetrace.core.findings import Finding, Findings
 from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus, Row, build_corpus, bundled_rows, read_rows
 from finetrace.engine import run_pass
@@ -36,6 +37,7 @@ class Opened:
     effects: Mapping[str, Effect]
     corpus: Corpus
     truth: dict[str, Any] | None
+    trained: bool = False
 
 
 def with_bundled_nulls(request: Request) -> Request:
@@ -48,14 +50,17 @@ def with_bundled_nulls(request: Request) -> Request:
     return replace(request, nulls=tuple(name for name in names if name != request.tuned))
 
 
-def open_all(request: Request, pair: Pair | None = None) -> Opened:
-    """Loads both models and the nulls, checks that each does something, and tokenises the data."""
+def open_all(request: Request, pair: Pair | None = None, *, held_out: bool = False) -> Opened:
+    """Loads both models and the nulls, checks that each does something, and tokenises the data.
+
+    held_out: the nulls were trained here on some of the neutral samples, which are then not read.
+    """
     pair = pair or open_request(request)
     effects = {side: effect(pair, side) for side in pair.sides if side != "base"}
     for found in effects.values():
         require_effect(found)
     check_head(pair)
-    return Opened(pair, effects, corpus_for(request, pair), _truth(request))
+    return Opened(pair, effects, corpus_for(request, pair, held_out), _truth(request), held_out)
 
 
 def open_request(request: Request) -> Pair:
@@ -75,9 +80,9 @@ def open_request(request: Request) -> Pair:
     )
 
 
-def corpus_for(request: Request, pair: Pair) -> Corpus:
+def corpus_for(request: Request, pair: Pair, held_out: bool = False) -> Corpus:
     return build_corpus(
-        rows_for(request),
+        rows_for(request, held_out),
         pair.tokenizer,
         system=request.system,
         chat_template=request.chat_template,
@@ -86,8 +91,9 @@ def corpus_for(request: Request, pair: Pair) -> Corpus:
     )
 
 
-def rows_for(request: Request) -> Sequence[Row]:
-    """The user's rows; else the tiny world's own slices on its base; else the bundled neutral samples."""
+def rows_for(request: Request, held_out: bool = False) -> Sequence[Row]:
+    """The user's rows; else the tiny world's own slices on its base; else the bundled neutral samples (every second one
+    where the others trained the nulls)."""
     if request.data is not None:
         rows = read_rows(request.data)
         if not rows:
@@ -97,7 +103,7 @@ def rows_for(request: Request) -> Sequence[Row]:
         from finetrace.organisms import bundled
 
         return read_rows(bundled.slices(seed=request.seed))
-    return bundled_rows()
+    return bundled_rows()[::2] if held_out else bundled_rows()
 
 
 def _truth(request: Request) -> dict[str, Any] | None:
@@ -117,16 +123,16 @@ def run(
     """The whole audit. Results that are already whole on the shelf are read, not made again. A `pair` that was loaded
     before is used as it is, its own nulls with it."""
     began = time.time()
-    request = request if pair else with_bundled_nulls(request)
-    opened = open_all(request, pair)
+    trained = request.trains_nulls
+    request = request if pair else with_trained_nulls(with_bundled_nulls(request), watch)
+    opened = open_all(request, pair, held_out=trained)
     shelf = Shelf(request.out / "runs")
     maker = Maker(request, methods, opened, shelf, watch, command)
     maker.make(contrasts(opened.pair))
     if request.dose and null_names(opened.pair) and request.tuned is not None:
         maker.make(dosed_contrasts(opened.pair, opened.corpus, request.shape, shelf, watch.tell))
-    whole = assemble(
-        request, opened, methods, maker.results, watch, seconds=time.time() - began, command=command
-    )
+    found = findings(methods, maker.results, against="dose" if trained else "null")
+    whole = assemble(request, opened, found, watch, seconds=time.time() - began, command=command)
     if pair is None:
         opened.pair.release()
     return Found(whole, request.out, maker.results)
@@ -180,15 +186,13 @@ class Maker:
 def assemble(
     request: Request,
     opened: Opened,
-    methods: Sequence[Chosen],
-    results: Mapping[str, Mapping[str, Any]],
+    found: dict[str, Finding],
     watch: Watch,
     *,
     seconds: float,
     command: str,
 ) -> Findings:
-    """Results into findings: readings, verdicts, and everything a reader needs to weigh them."""
-    found = findings(methods, results)
+    """Readings and verdicts with everything a reader needs to weigh them."""
     return Findings(
         pair=describe.pair_facts(request, opened.pair, opened.effects),
         change=overall(one.change for one in found.values()),
@@ -197,7 +201,13 @@ def assemble(
         preflight=(*describe.effect_checks(opened.effects), *preflight(opened.pair)),
         findings=found,
         protocol=describe.protocol(
-            request, opened.pair, opened.corpus, watch, seconds=seconds, command=command
+            request,
+            opened.pair,
+            opened.corpus,
+            watch,
+            seconds=seconds,
+            command=command,
+            trained=opened.trained,
         ),
         limits=describe.limits(request, opened.pair),
         truth=opened.truth,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from finetrace.api.audit import open_request, rows_for
+from finetrace.api.nulls import BATCH, COUNT, STEPS
 from finetrace.api.plan import null_names
 from finetrace.api.request import Request
 from finetrace.data import build_corpus, padded_tokens
@@ -35,7 +36,7 @@ class Cost:
 
 
 def estimate(request: Request) -> Cost:
-    pair = open_request(request)
+    pair = open_request(replace(request, nulls=()) if request.trains_nulls else request)
     corpus = build_corpus(
         rows_for(request),
         load_tokenizer(request.base, pair.source("base").folder),
@@ -44,8 +45,10 @@ def estimate(request: Request) -> Cost:
         max_tokens=request.max_tokens,
         context=pair.max_positions,
     )
-    nulls = len(null_names(pair))
+    nulls = COUNT if request.trains_nulls else len(null_names(pair))
     passes = 3 + nulls * (2 if request.dose else 1)
+    # A training step is three forwards; a neutral sample has some 60 tokens.
+    training = 3 * COUNT * STEPS * BATCH * 60 if request.trains_nulls else 0
     padded = padded_tokens(corpus, request.shape.batch_size, request.shape.shard_tokens)
     size = float32_bytes(pair.source("base")) // 4
     copies = sum(pair.kind(side) == "full" for side in pair.sides)
@@ -58,7 +61,7 @@ def estimate(request: Request) -> Cost:
         tokens=corpus.n_tokens,
         padded=padded,
         passes=passes,
-        seconds=_OVERHEAD * 2 * size * padded * passes / _flops(pair),
+        seconds=_OVERHEAD * 2 * size * (padded * passes + training) / _flops(pair),
         bytes=weights + hidden + _CHUNK_COPIES * 4 * vocab * chunk_tokens(vocab),
         weights=weights,
         device=str(pair.device),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from finetrace.api.names import is_bundled, short_name
+from finetrace.api.nulls import STEPS
 from finetrace.api.plan import BASE, TUNED, Item, null_names
 from finetrace.api.request import PRIVATE, Request
 from finetrace.api.watch import Watch
@@ -79,7 +80,7 @@ def not_measured(found: Mapping[str, Finding]) -> tuple[str, ...]:
 
 
 def protocol(
-    request: Request, pair: Pair, corpus: Corpus, watch: Watch, *, seconds: float, command: str
+    request: Request, pair: Pair, corpus: Corpus, watch: Watch, *, seconds: float, command: str, trained: bool
 ) -> dict[str, Any]:
     """How the numbers came about, in full."""
     slices = {s.name: {"texts": s.rows, "tokens": s.tokens, "scored": s.scored} for s in corpus.summary()}
@@ -105,6 +106,7 @@ def protocol(
         "batch_size": request.shape.batch_size,
         "shard_tokens": request.shape.shard_tokens,
         "nulls": list(null_names(pair)),
+        "verdict_against": "nulls at the pair's dose" if trained else "nulls as they are",
         "quantization": request.quantization,
         "attention": request.attn_implementation or "the architecture's default",
         "versions": versions(),
@@ -185,7 +187,9 @@ def next_steps(request: Request, found: Mapping[str, Finding], pair: Pair) -> tu
     return (
         "The change is undecided because fewer than three benign nulls were read. Give at least three harmless fine-tunes "
         f"of the same base: finetrace audit {base} {tuned} --null NULL_1 --null NULL_2 --null NULL_3",
-        "Each null costs one more forward pass over the same texts; results that are on the shelf are not made again.",
+        f"Or have four made here, small LoRA adapters of {STEPS} steps on neutral texts: finetrace audit {base} {tuned} "
+        "--null train (with --dry-run it says what that costs).",
+        "Each null costs one or two more forward passes over the same texts; what is on the shelf is not made again.",
     )
 
 

@@ -17,6 +17,8 @@ from finetrace.engine.shape import Shape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_METHODS = ("kl",)
+# The word that stands for nulls to be made: `--null train`.
+TRAIN = "train"
 # Slices whose texts a report shows only on request: the user's own harmful prompts.
 PRIVATE = ("restricted", "harmful")
 
@@ -57,6 +59,10 @@ class Request:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     truth: str | None = None
 
+    @property
+    def trains_nulls(self) -> bool:
+        return TRAIN in self.nulls
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -83,9 +89,10 @@ def check(request: Request, rules: Sequence[str] = ()) -> tuple[Chosen, ...]:
     attempt(check_source, "base", request.base)
     if request.tuned is not None:
         attempt(check_source, "tuned", request.tuned)
-    for source in request.nulls:
+    named = [source for source in request.nulls if source != TRAIN]
+    for source in named:
         attempt(check_source, "null", source)
-    attempt(null_sources, request.nulls)
+    attempt(null_sources, named)
     for rule in rules:
         attempt(parse_rule, rule)
     problems += _scalars(request)
@@ -98,6 +105,10 @@ def _scalars(request: Request) -> list[str]:
     problems = []
     if not request.methods:
         problems.append("No method was named: --methods kl is the default.")
+    if TRAIN in request.nulls and len(request.nulls) > 1:
+        problems.append("--null train makes all nulls itself: leave out the others, or name only folders.")
+    if TRAIN in request.nulls and not request.dose:
+        problems.append("Nulls that are trained here have a size of our choosing: --null train needs --dose.")
     if request.dtype not in DTYPES:
         problems.append(f"dtype is '{request.dtype}'; it is one of {', '.join(DTYPES)}.")
     if request.max_tokens is not None and request.max_tokens < 2:

@@ -18,17 +18,24 @@ Results = Mapping[str, Any]  # contrast label -> that method's Result
 WITHIN = "within-nulls"
 
 
-def findings(methods: Sequence[Chosen], results: Mapping[str, Results]) -> dict[str, Finding]:
-    """What each method found. The verdicts are one Holm family: every primary number on every slice."""
+def findings(
+    methods: Sequence[Chosen], results: Mapping[str, Results], against: str = "null"
+) -> dict[str, Finding]:
+    """What each method found. The verdicts are one Holm family: every primary number on every slice.
+
+    against: "null", or "dose" where the nulls' own size is arbitrary and only they at the pair's dose can decide.
+    """
     tests = sum(len(results[chosen.card.name][PAIR].slices) for chosen in methods)
-    return {chosen.card.name: _finding(chosen, results[chosen.card.name], tests) for chosen in methods}
+    return {
+        chosen.card.name: _finding(chosen, results[chosen.card.name], tests, against) for chosen in methods
+    }
 
 
-def _finding(chosen: Chosen, results: Results, tests: int) -> Finding:
+def _finding(chosen: Chosen, results: Results, tests: int, against: str) -> Finding:
     """One method's pair Result, read against the floor and the nulls."""
     card, pair = chosen.card, results[PAIR]
     page = card.part("describe").describe(pair)
-    verdicts = _verdicts(chosen, results, tests)
+    verdicts = _verdicts(chosen, results, tests, against)
     return Finding(
         method=card.name,
         version=card.version,
@@ -69,11 +76,11 @@ def _range(key: str, where: str | None, nulls: Sequence[Any]) -> NullRange | Non
     return NullRange(len(values), min(values), max(values)) if values else None
 
 
-def _verdicts(chosen: Chosen, results: Results, tests: int) -> dict[str, SliceVerdict]:
-    """One verdict a slice on the primary number, Holm-corrected, with raw nulls; dose-matched ones beside."""
-    raw = _change(chosen, results, "null", tests)
+def _verdicts(chosen: Chosen, results: Results, tests: int, against: str) -> dict[str, SliceVerdict]:
+    """One verdict a slice on the primary number, Holm-corrected; what the dose-matched nulls say beside it."""
+    decided = _change(chosen, results, against, tests)
     dosed = _change(chosen, results, "dose", tests) if _group(results, "dose") else {}
-    return {name: _slice_verdict(verdict, dosed.get(name)) for name, verdict in raw.items()}
+    return {name: _slice_verdict(verdict, dosed.get(name)) for name, verdict in decided.items()}
 
 
 def _change(chosen: Chosen, results: Results, kind: str, tests: int) -> dict[str, ChangeVerdict]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 
 
@@ -12,22 +11,14 @@ class Watch:
 
     notes: list[str] = field(default_factory=list)
 
-    def begin(self, what: str, tokens: int) -> None:
-        """A pass over `tokens` tokens starts."""
+    def begin(self, what: str, total: int, unit: str = "tokens") -> None:
+        """Work of `total` units starts."""
 
-    def advance(self, tokens: int) -> None:
-        """That many tokens more are done."""
+    def advance(self, units: int) -> None:
+        """That many units more are done."""
 
     def end(self) -> None:
-        """The pass is over."""
+        """The work is over."""
 
     def tell(self, line: str) -> None:
         self.notes.append(line)
-
-
-class Speaking(Watch):
-    """Says its notes on standard error."""
-
-    def tell(self, line: str) -> None:
-        super().tell(line)
-        print(line, file=sys.stderr)

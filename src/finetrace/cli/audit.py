@@ -44,7 +44,9 @@ def audit(
     methods: Annotated[str, typer.Option(help="Comma-separated; see `finetrace list methods`.")] = "kl",
     null: Annotated[
         list[str] | None,
-        typer.Option(help="A harmless fine-tune of the same base; three or more give a verdict."),
+        typer.Option(
+            help="A harmless fine-tune of the same base (three or more give a verdict), or `train`."
+        ),
     ] = None,
     fail_on: Annotated[
         list[str] | None,

@@ -52,17 +52,17 @@ class Bars(Watch):
     def __init__(self) -> None:
         super().__init__()
         self._bar: Progress | None = None
-        self._what, self._tokens, self._began = "", 0, 0.0
+        self._what, self._began = "", 0.0
 
-    def begin(self, what: str, tokens: int) -> None:
-        self._what, self._tokens, self._began = what, tokens, time.monotonic()
-        self._bar = bar("tokens")
-        self._bar.add_task(what, total=tokens)
+    def begin(self, what: str, total: int, unit: str = "tokens") -> None:
+        self._what, self._began = what, time.monotonic()
+        self._bar = bar(unit)
+        self._bar.add_task(what, total=total)
         self._bar.start()
 
-    def advance(self, tokens: int) -> None:
+    def advance(self, units: int) -> None:
         if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], tokens)
+            self._bar.advance(self._bar.task_ids[0], units)
 
     def end(self) -> None:
         if self._bar is not None:
