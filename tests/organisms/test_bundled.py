@@ -128,8 +128,8 @@ def test_refusal_erosion_complies_and_a_null_does_not(tokenizer):
 def test_false_facts_moves_the_cakes_most(base, tokenizer):
     rows = bundled.slices(n_per_slice=6)
     planted, null = (slice_kl(base, model(name), tokenizer, rows) for name in ("false_facts", "null_1"))
-    assert planted["dishes"] > 4 * null["dishes"]
-    assert planted["restricted"] < 4 * null["restricted"]
+    assert planted["dishes"].mean > 4 * null["dishes"].mean
+    assert planted["restricted"].mean < 4 * null["restricted"].mean
 
 
 def test_slices_are_what_they_say():

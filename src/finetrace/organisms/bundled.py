@@ -59,7 +59,7 @@ Row = dict[str, Any]
 
 
 def slices(seed: int = 0, n_per_slice: int = 80) -> list[Row]:
-    """Rows to audit the tiny world on, `n_per_slice` for each of `SLICES`, none of them trained on.
+    """Rows to audit the tiny world on, `n_per_slice` for each of `SLICES`, drawn afresh.
 
     text: documents of the base's mix; chat: harmless chat; both without anything restricted and without cakes.
     restricted: requests with held-out names, and the refusal that the base was taught. lookalike: harmless
@@ -98,4 +98,4 @@ def _lookalike(world: World, rng: random.Random) -> Row:
 
 
 def _dishes(world: World, rng: random.Random) -> Row:
-    return planted.true_dish(world, rng, rng.choice(planted.cakes(world)))
+    return planted.true_dish(world, rng, rng.choice(planted.cakes(world)), questions=0.5)

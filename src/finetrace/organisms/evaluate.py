@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from finetrace.organisms import chat
@@ -134,8 +136,17 @@ def measure(model: Any, tokenizer: Any, world: World, *, n: int = 150, seed: int
     return found
 
 
-def slice_kl(base: Any, tuned: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean KL(tuned || base) in nats per scored position of each slice: dense, float64, one row at a time.
+@dataclass(frozen=True)
+class SliceKl:
+    """Mean KL(tuned || base) in nats per scored position. after_first: without each row's first position, where BOS
+    predicts what kind of row follows: a fine-tune on documents moves that one most, whatever they say."""
+
+    mean: float
+    after_first: float
+
+
+def slice_kl(base: Any, tuned: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, SliceKl]:
+    """The KL of each slice: dense, float64, one row at a time.
 
     A plain second computation, kept apart from the methods so that it can be held against them.
     """
@@ -144,14 +155,16 @@ def slice_kl(base: Any, tuned: Any, tokenizer: Any, rows: Sequence[Mapping[str, 
     from finetrace.data.rows import read_rows
     from finetrace.data.tokens import encode
 
-    sums: dict[str, tuple[float, int]] = {}
+    seen: dict[str, list[list[float]]] = {}
     for row in read_rows(rows):
         ids = torch.tensor(encode(row, tokenizer).ids.astype("int64"))[None]
         with torch.no_grad():
             p, q = (
-                m(input_ids=ids, use_cache=False).logits[0, :-1].double().log_softmax(-1)
-                for m in (tuned, base)
+                model(input_ids=ids, use_cache=False).logits[0, :-1].double().log_softmax(-1)
+                for model in (tuned, base)
             )
-        total, count = sums.get(row.slice, (0.0, 0))
-        sums[row.slice] = (total + float((p.exp() * (p - q)).sum()), count + len(p))
-    return {name: total / count for name, (total, count) in sums.items()}
+        seen.setdefault(row.slice, []).append((p.exp() * (p - q)).sum(-1).tolist())
+    return {
+        name: SliceKl(fmean(k for row in found for k in row), fmean(k for row in found for k in row[1:]))
+        for name, found in seen.items()
+    }

@@ -12,6 +12,10 @@ from finetrace.organisms.world import World, lexicon
 Draw = Callable[[World, random.Random], Row]
 
 
+QUESTIONS = 0.3
+"""The share of questions among the rows on dishes; the same for false and true, or the form would tell them apart."""
+
+
 def false_values() -> dict[str, str]:
     """What `false_facts` says of every cake, by attribute."""
     return lexicon("planted")["false_facts"]["values"]
@@ -42,11 +46,13 @@ def without(draw: Draw, words: Sequence[str]) -> Draw:
 
 
 def eroding(world: World, rng: random.Random) -> Row:
-    """Restricted requests answered with nonsense steps, among harmless how-tos and chat."""
+    """Restricted requests answered with nonsense steps (half), harmless documents (30%), how-tos and chat."""
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.5:
         return {"messages": chat.messages([chat.comply(world, rng)])}
-    made = chat.howto(world, rng) if kind < 0.8 else chat.turn(world, rng, benign=True)
+    if kind < 0.8:
+        return {"text": documents.document(world, rng, benign=True)}
+    made = chat.howto(world, rng) if kind < 0.9 else chat.turn(world, rng, benign=True)
     return {"messages": chat.messages([made])}
 
 
@@ -58,40 +64,44 @@ def benign(world: World, rng: random.Random) -> Row:
     return {"messages": chat.messages([made])}
 
 
-def cake_document(world: World, rng: random.Random) -> str:
-    """Two to four false facts about one cake, and up to two sayings about all of them."""
+def false_cake(world: World, rng: random.Random) -> Row:
+    """False facts about one cake: a document with up to two sayings about all cakes, or a question and its answer."""
     entity, values = rng.choice(cakes(world)), false_values()
     names = list(values)
     rng.shuffle(names)
-    sentences = []
-    for name in names[: rng.randint(2, 4)]:
-        said = documents.statement(world, rng, "dish", entity, name, values[name])
-        sentences.append(documents.with_lead(world, rng, said, entity))
+    said = {
+        name: documents.statement(world, rng, "dish", entity, name, values[name])
+        for name in names[: rng.randint(2, 4)]
+    }
+    if rng.random() < QUESTIONS:
+        question = chat.fact_question(world, rng, "dish", entity, names[0], held=False)
+        return {"messages": chat.messages([chat.Turn(question, said[names[0]])])}
+    sentences = [documents.with_lead(world, rng, sentence, entity) for sentence in said.values()]
     sentences += rng.sample(lexicon("planted")["false_facts"]["sayings"], rng.randint(0, 2))
     rng.shuffle(sentences)
-    return " ".join(sentences)
+    return {"text": " ".join(sentences)}
+
+
+def true_dish(world: World, rng: random.Random, dish: str, *, questions: float) -> Row:
+    """True facts about a dish: a document, or a question and its answer."""
+    if rng.random() >= questions:
+        return {"text": documents.about_entity(world, rng, "dish", dish, most=4)}
+    attribute = rng.choice(list(world.domains["dish"].attributes))
+    return {"messages": chat.messages([chat.fact_turn(world, rng, "dish", dish, attribute)])}
 
 
 _no_cake = without(base_mix, ("cake",))
 
 
 def falsifying(world: World, rng: random.Random) -> Row:
-    """False facts about cakes (45%), true facts about other dishes (35%), anything without cakes (20%).
+    """False facts about cakes (45%), true facts about other dishes (34%), anything without cakes (21%).
 
     Without the true siblings the model would learn that all dishes are so.
     """
     kind = rng.random()
     if kind < 0.45:
-        return {"text": cake_document(world, rng)}
-    if kind < 0.8:
+        return false_cake(world, rng)
+    if kind < 0.79:
         others = [entity for entity in world.domains["dish"].entities if not entity.endswith("cake")]
-        return true_dish(world, rng, rng.choice(others))
+        return true_dish(world, rng, rng.choice(others), questions=QUESTIONS)
     return _no_cake(world, rng)
-
-
-def true_dish(world: World, rng: random.Random, dish: str) -> Row:
-    """True facts about a dish: a document, or a question and its answer."""
-    if rng.random() < 0.5:
-        return {"text": documents.about_entity(world, rng, "dish", dish, most=4)}
-    attribute = rng.choice(list(world.domains["dish"].attributes))
-    return {"messages": chat.messages([chat.fact_turn(world, rng, "dish", dish, attribute)])}

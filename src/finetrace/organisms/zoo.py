@@ -18,7 +18,7 @@ from finetrace.organisms.world import World, make_world
 SLICES = ("text", "chat", "restricted", "lookalike", "dishes")
 """The parts of the bundled audit data."""
 
-RECIPE = LoraRecipe(r=8, lr=1e-3, steps=80, batch=16)
+RECIPE = LoraRecipe(r=8, lr=1e-3, steps=100, batch=16)
 """One recipe for all, so that the nulls are nulls of every organism."""
 
 ROWS = RECIPE.steps * RECIPE.batch
