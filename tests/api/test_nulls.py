@@ -24,7 +24,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(folder: Path, **more: object) -> Request:
     base = save_base(folder)
-    tuned = save_lora(folder, base, r=2, targets=["q_proj", "v_proj"])
+    # So small a change that four steps of training can be scaled to it.
+    tuned = save_lora(folder, base, r=2, targets=["q_proj", "v_proj"], scale=0.003)
     request = Request(str(base), str(tuned), data=rows(24), nulls=("train",), out=folder / "out")
     return replace(request, **more)  # pyright: ignore[reportArgumentType]
 

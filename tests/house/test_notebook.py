@@ -1,0 +1,27 @@
+"""The example notebook runs from top to bottom, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "finetrace.ipynb"
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [str(cell.get("outputs", "")) for cell in notebook.cells]
+    assert any("beyond-nulls" in text for text in outputs)
+    assert any("not-measured" in text for text in outputs)
+    assert (tmp_path / "finetrace-notebook" / "report.html").exists()
+
+
+def test_it_is_committed_without_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
