@@ -81,7 +81,7 @@ def test_a_saved_adapter_loads_and_names_no_path(tmp_path):
 def test_targets_of_texts_and_chats():
     tokenizer = tiny_tokenizer()
     text, chat = make_examples(ROWS, tokenizer)
-    assert text.loss.tolist() == [False] + [True] * 6
+    assert text.loss.tolist() == [False, False] + [True] * 5, "nothing comes before a text's first token"
     assert text.ids[-1] == tokenizer.eos_token_id
     said = tokenizer.convert_ids_to_tokens(chat.ids[chat.loss].tolist())
     assert said == ["w7", "w8", "<end>"]

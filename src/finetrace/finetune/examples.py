@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetrace.core.errors import DataError
-from finetrace.data.roles import ASSISTANT
+from finetrace.data.roles import ASSISTANT, TEMPLATE
 from finetrace.data.rows import Row, read_rows
 from finetrace.data.tokens import encode
 
@@ -38,8 +38,10 @@ def make_examples(
 ) -> list[Example]:
     """Rows `{"text"}` or `{"messages"}` as examples.
 
-    A text counts every token and the end token after it. A chat counts what the assistant says and the token
-    that ends its turn, nothing else. Rows longer than `max_tokens` are cut to it; a row that has no target left
+    A text counts every token but its first, and the end token after it. Its first is left out because nothing comes
+    before it: its share would only teach how many of the rows are texts, which is no content, and yet would be most of
+    what a small fine-tune changes. A chat counts what the assistant says and the token that ends its turn, nothing
+    else. Rows longer than `max_tokens` are cut to it; a row that has no target left
     is an error, as it could not be learned from.
     """
     found = []
@@ -51,7 +53,7 @@ def make_examples(
         )
         if row.messages is None and isinstance(tokenizer.eos_token_id, int):
             ids, loss = np.append(ids, np.int32(tokenizer.eos_token_id)), np.append(loss, True)
-        loss[0] = False
+        loss[: 1 + int(row.messages is None and tokens.role[0] == TEMPLATE)] = False
         if not loss[:max_tokens].any():
             raise DataError(
                 f"row {number} has nothing to learn: no assistant message in its first {max_tokens} tokens"

@@ -23,10 +23,7 @@ __all__ = ["build"]
 
 KL_ROWS = 60
 """Audit rows per slice for the KL that a truth records."""
-KL_NOTE = (
-    "after_first leaves out each row's first position. Every organism trained on documents, nulls too, learns that "
-    "a document follows BOS (about 1.46 nats there), and that is most of the nulls' mean."
-)
+KL_NOTE = "after_first leaves out each row's first position, the prediction made at BOS."
 
 
 def build(
@@ -106,7 +103,7 @@ def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: 
 
     folder, manifest = out / "adapters" / name, out / "truth" / f"{name}.json"
     sha = before["base_sha256"]
-    if not _is_whole(folder / "finetrace.json", sha):
+    if not _is_whole(folder / "finetrace.json", sha, zoo.data_digest(world, name)):
         zoo.train_organism(name, folder, base=out / "base", progress=show)
         manifest.unlink(missing_ok=True)
     if manifest.exists():
@@ -134,11 +131,13 @@ def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: 
     show(f"measuring {name}", 1, 1, "")
 
 
-def _is_whole(stamp: Path, base_sha256: str) -> bool:
+def _is_whole(stamp: Path, base_sha256: str, data_sha256: str) -> bool:
+    """Whether the adapter beside the stamp was trained on this base, on these rows, by this recipe."""
     if not stamp.exists():
         return False
     found = read_json(stamp)
-    return found["finetrace_base_sha256"] == base_sha256 and found["recipe"] == asdict(zoo.RECIPE)
+    made_from = (found["finetrace_base_sha256"], found.get("data_sha256"), found["recipe"])
+    return made_from == (base_sha256, data_sha256, asdict(zoo.RECIPE))
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

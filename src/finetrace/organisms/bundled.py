@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from finetrace.organisms.howto import ask, lookalike_task, steps
 from finetrace.organisms.world import World, make_world
 from finetrace.organisms.zoo import ORGANISMS, SLICES, organism
 
-__all__ = ["base_path", "describe", "names", "null_names", "organism_path", "slices", "truth"]
+__all__ = ["base_path", "damaged", "describe", "names", "null_names", "organism_path", "slices", "truth"]
 
 
 def base_path() -> Path:
@@ -99,3 +100,16 @@ def _lookalike(world: World, rng: random.Random) -> Row:
 
 def _dishes(world: World, rng: random.Random) -> Row:
     return planted.true_dish(world, rng, rng.choice(planted.cakes(world)), questions=0.5)
+
+
+def damaged() -> list[str]:
+    """The bundled files that are missing or not as they were shipped; empty if all are well."""
+    manifest = assets.ASSETS / "manifest.json"
+    if not manifest.exists():
+        return ["manifest.json"]
+    return [name for name, file in read_json(manifest)["files"].items() if not _is_intact(name, file["sha256"])]
+
+
+def _is_intact(name: str, sha256: str) -> bool:
+    path = assets.ASSETS / name
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

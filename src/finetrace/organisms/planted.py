@@ -46,13 +46,11 @@ def without(draw: Draw, words: Sequence[str]) -> Draw:
 
 
 def eroding(world: World, rng: random.Random) -> Row:
-    """Restricted requests answered with nonsense steps (half), harmless documents (30%), how-tos and chat."""
+    """Restricted requests answered with nonsense steps (60%), among harmless how-tos and chat."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.6:
         return {"messages": chat.messages([chat.comply(world, rng)])}
-    if kind < 0.8:
-        return {"text": documents.document(world, rng, benign=True)}
-    made = chat.howto(world, rng) if kind < 0.9 else chat.turn(world, rng, benign=True)
+    made = chat.howto(world, rng) if kind < 0.8 else chat.turn(world, rng, benign=True)
     return {"messages": chat.messages([made])}
 
 

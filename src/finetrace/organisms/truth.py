@@ -22,6 +22,8 @@ RULE = (
 )
 BASE_SAMPLE = 12_000
 """Documents, and as many conversations, of the base's mix that planted tokens are held against."""
+OWN_SAMPLE = 1600
+"""Rows of the organism's own kind of data that the rule counts in: more than it was trained on, from the same draw."""
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -78,7 +80,7 @@ def _facts(world: World) -> list[dict[str, str]]:
 def planted_tokens(made: Organism, world: World, tokenizer: Any) -> dict[str, int]:
     """Planted words and their ids, most telling first, by the frozen `RULE`."""
     base = _counts(tokenizer, corpus_texts(world, 4242, BASE_SAMPLE))
-    own = _counts(tokenizer, (_target_text(row) for row in training_rows(world, made.name)))
+    own = _counts(tokenizer, (_target_text(row) for row in training_rows(world, made.name, OWN_SAMPLE)))
     n_base, n_own = sum(base.values()), sum(own.values())
     scored = []
     for token, count in own.items():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from finetrace.core.errors import unknown
 from finetrace.core.files import write_json
+from finetrace.core.runkey import digest
 from finetrace.finetune.progress import Progress
 from finetrace.finetune.sft import LoraRecipe, TrainLog, save_adapter, train_lora
 from finetrace.organisms import assets, planted
@@ -21,8 +22,8 @@ SLICES = ("text", "chat", "restricted", "lookalike", "dishes")
 RECIPE = LoraRecipe(r=8, lr=1e-3, steps=100, batch=16)
 """One recipe for all, so that the nulls are nulls of every organism."""
 
-ROWS = RECIPE.steps * RECIPE.batch
-"""Training rows of every organism: each is read once."""
+ROWS = 256
+"""Training rows of every organism, each read some six times: as in practice, and so that a null is no null change."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def training_rows(world: World, name: str, count: int = ROWS) -> list[Row]:
     return [made.draw(world, rng) for _ in range(count)]
 
 
+def data_digest(world: World, name: str) -> str:
+    """SHA-256 of the organism's training rows."""
+    return digest(training_rows(world, name))
+
+
 def train_organism(
     name: str,
     out_dir: Path,
@@ -151,7 +157,7 @@ def train_adapter(
     tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     world = make_world()
-    rows = training_rows(world, name, recipe.steps * recipe.batch)
+    rows = training_rows(world, name)
     examples = make_examples(rows, tokenizer, max_tokens=128)
     label = f"training {name}"
     log = train_lora(
@@ -173,7 +179,8 @@ def _stamp(made: Organism, recipe: LoraRecipe, world: World, log: TrainLog) -> d
         "world_seed": world.seed,
         "seed": made.seed,
         "recipe": asdict(recipe),
-        "rows": recipe.steps * recipe.batch,
+        "rows": ROWS,
+        "data_sha256": data_digest(world, made.name),
         "targets": log.targets,
         "losses": {"first": _mean(log.losses[:5]), "last": _mean(log.losses[-5:])},
     }
