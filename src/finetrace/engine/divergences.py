@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Beyond this |u|, exp leaves float32's range; such tokens are few and are done over again in float64.
 _LARGE = 60.0
 # Numbers in a block of rows: 1 MB of float32, so that the dozen passes over it stay in a CPU's cache.
 _BLOCK = 2**18
+# Tokens of the vocabulary whose maximum decides whether `top` looks at them.
+_WIDTH = 256
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
@@ -137,6 +139,43 @@ def soft_capped_difference(
 def top(
     values: Float[Tensor, "token vocab"], k: int
 ) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
-    """The k largest per token, largest first; among equal values the lowest id wins, so that counts are reproducible."""
-    ids = torch.sort(values, dim=-1, descending=True, stable=True).indices[:, :k]
+    """The k largest per token, largest first; among equal values the lowest id wins, so that counts are reproducible.
+
+    The k blocks of largest maximum, lower ids first, hold them all: only those are looked through.
+    """
+    blocks = values.shape[-1] // _WIDTH
+    if blocks <= 2 * k:
+        ids = _top_ids(values, k)
+        return values.gather(-1, ids), ids
+    largest = values[:, : blocks * _WIDTH].unflatten(-1, (blocks, _WIDTH)).amax(-1)
+    chosen = _top_ids(largest, k).sort(-1).values
+    inside = torch.arange(_WIDTH, device=values.device)
+    rest = torch.arange(blocks * _WIDTH, values.shape[-1], device=values.device)
+    places = torch.cat([(chosen[..., None] * _WIDTH + inside).flatten(1), rest.expand(len(values), -1)], 1)
+    ids = places.gather(-1, _top_ids(values.gather(-1, places), k))
     return values.gather(-1, ids), ids
+
+
+def _top_ids(values: Float[Tensor, "token vocab"], k: int) -> Int[Tensor, "token k"]:
+    """`top`'s ids, looking through everything. topk breaks ties as it likes: those across its edge are chosen anew."""
+    size = values.shape[-1]
+    found = values.topk(min(k + 1, size))
+    ids = found.indices[:, :k]
+    if k < size:
+        edge = found.values[:, k - 1 : k]
+        tied = _same(found.values[:, k:], edge)[:, 0]
+        if bool(tied.any()):
+            at_edge = _same(values[tied], edge[tied])
+            numbers = torch.arange(size, dtype=torch.int32, device=values.device)
+            lowest = -torch.where(at_edge, -numbers, -size).topk(k).values.long()
+            slot = torch.arange(k, device=values.device)
+            beyond = slot - (~_same(found.values[tied, :k], edge[tied])).sum(-1, keepdim=True)
+            ids[tied] = torch.where(beyond < 0, ids[tied], lowest.gather(-1, beyond.clamp(min=0)))
+    ids = ids.sort(-1).values
+    order = values.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
+    return ids.gather(-1, order)
+
+
+def _same(values: Float[Tensor, "token any"], edge: Float[Tensor, "token 1"]) -> Bool[Tensor, "token any"]:
+    """Equal, NaN to NaN too: topk and sort put it above everything."""
+    return (values == edge) | (values.isnan() & edge.isnan())

@@ -10,8 +10,9 @@ from torch import Tensor
 from finetrace.engine.divergences import soft_capped_difference
 from finetrace.models import Head
 
-# One chunk's float32 matrix holds about this many numbers; some ten of them are alive at once (0.6 GB in all).
-_NUMBERS = 2**24
+# One chunk's float32 matrix holds at most this many numbers; some ten of them are alive at once (0.3 GB in all). Just
+# under 32 MB each: from there on, glibc asks the system for every buffer anew, and the first touch costs a tenth more.
+_NUMBERS = 2**23 - 2**12
 
 
 def chunk_tokens(vocab_size: int) -> int:
