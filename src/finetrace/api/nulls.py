@@ -92,15 +92,17 @@ def _train(
 
     from finetrace.finetune.examples import make_examples
     from finetrace.finetune.sft import save_adapter, train_lora
+    from finetrace.models.loading import quiet
 
     base = pair.source("base")
-    model = AutoModelForCausalLM.from_pretrained(
-        base.folder,
-        dtype=pair.dtype,
-        device_map={"": pair.device},
-        use_safetensors=True,
-        trust_remote_code=request.trust_remote_code,
-    )
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            base.folder,
+            dtype=pair.dtype,
+            device_map={"": pair.device},
+            use_safetensors=True,
+            trust_remote_code=request.trust_remote_code,
+        )
     examples = make_examples(training_rows(request), pair.tokenizer, max_tokens=request.max_tokens or 512)
     watch.begin(f"Training the null {folder.name}", recipe.steps, unit="steps")
     log = train_lora(

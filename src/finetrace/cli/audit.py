@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -138,17 +139,28 @@ def command_line() -> str:
     return shlex.join(["finetrace", *sys.argv[1:]])
 
 
+def one_thread() -> None:
+    """For the bundled models, which are so small that a second thread only waits; OMP_NUM_THREADS still decides."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def perform(request: Request, rules: tuple[str, ...], *, allow_undecided: bool) -> int:
     """Audits, writes the report, prints the summary; returns the exit code that the rules give."""
     from rich.console import Console
 
     from finetrace.api.audit import run
+    from finetrace.api.names import is_bundled
     from finetrace.api.request import check
     from finetrace.api.rules import exit_code, judge, parse_rule
     from finetrace.cli.progress import Bars
     from finetrace.report import summary, write_report
 
     chosen = check(request, rules)
+    if is_bundled(request.base):
+        one_thread()
     console = Console()
     found = run(request, chosen, Bars(), command=command_line())
     path = write_report(found.findings, request.out)

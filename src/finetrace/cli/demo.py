@@ -27,13 +27,14 @@ def demo(
 ) -> None:
     """Train a small fine-tune that loses its refusals, and show what changed. Offline, on a CPU, under two minutes."""
     from finetrace.api.request import Request
-    from finetrace.cli.audit import perform
+    from finetrace.cli.audit import one_thread, perform
     from finetrace.core.errors import unknown
     from finetrace.organisms import bundled
 
     if organism not in bundled.names():
         raise unknown("bundled organism", organism, bundled.names())
     typer.echo(f"tinyworld/{organism}: {bundled.describe(organism)}")
+    one_thread()
     shipped = f"tinyworld/{organism}"
     tuned = trained(organism, out / "trained" / organism) if train else shipped
     request = Request(base="tinyworld", tuned=tuned, out=out, truth=organism)

@@ -43,6 +43,7 @@ def bar(unit: str) -> Progress:
         TextColumn("left"),
         console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     )
 
 

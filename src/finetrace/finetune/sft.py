@@ -129,6 +129,8 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str, dtype: torch.dtyp
 def _with_adapter(model: PreTrainedModel, recipe: LoraRecipe) -> PeftModel:
     from peft import LoraConfig, get_peft_model
 
+    from finetrace.models.loading import quiet
+
     targets = recipe.targets if isinstance(recipe.targets, str) else list(recipe.targets)
     config = LoraConfig(
         r=recipe.r,
@@ -137,7 +139,8 @@ def _with_adapter(model: PreTrainedModel, recipe: LoraRecipe) -> PeftModel:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    tuned = get_peft_model(model, config, autocast_adapter_dtype=True)
+    with quiet():
+        tuned = get_peft_model(model, config, autocast_adapter_dtype=True)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -145,7 +145,11 @@ def _load(folder: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
+    from finetrace.models.loading import quiet
+
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), load_tokenizer(folder)
 
 
 def _manifest(out: Path, world: World, size: str, seed: int, before: dict[str, Any]) -> None:

@@ -107,7 +107,9 @@ def damaged() -> list[str]:
     manifest = assets.ASSETS / "manifest.json"
     if not manifest.exists():
         return ["manifest.json"]
-    return [name for name, file in read_json(manifest)["files"].items() if not _is_intact(name, file["sha256"])]
+    return [
+        name for name, file in read_json(manifest)["files"].items() if not _is_intact(name, file["sha256"])
+    ]
 
 
 def _is_intact(name: str, sha256: str) -> bool:

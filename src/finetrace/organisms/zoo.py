@@ -148,6 +148,7 @@ def train_adapter(
 
     from finetrace.finetune.examples import make_examples
     from finetrace.models.identity import tensors_identity
+    from finetrace.models.loading import quiet
     from finetrace.models.source import resolve
     from finetrace.organisms.tokenizer import load_tokenizer
 
@@ -155,7 +156,8 @@ def train_adapter(
     recipe = RECIPE if steps is None else replace(RECIPE, steps=steps)
     folder = assets.folder("base") if base is None else base
     tokenizer = load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     world = make_world()
     rows = training_rows(world, name)
     examples = make_examples(rows, tokenizer, max_tokens=128)
