@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import finetrace as ft
+from finetrace.api.found import Found
 from finetrace.organisms import bundled
 
 NULLS = tuple(bundled.null_names())
@@ -23,13 +24,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def audited(shelf: Path):
     @cache
-    def audit(name: str) -> ft.api.Found:
+    def audit(name: str) -> Found:
         return ft.audit("tinyworld", f"tinyworld/{name}", out=shelf)
 
     return audit
 
 
-def words(found: ft.api.Found) -> dict[str, str]:
+def words(found: Found) -> dict[str, str]:
     return {name: verdict.change for name, verdict in found["kl"].verdicts.items()}
 
 

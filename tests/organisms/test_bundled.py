@@ -69,7 +69,7 @@ def test_truths_are_valid_and_of_this_base(name, tokenizer):
     assert problems(truth) == []
     assert truth["base"]["sha256"] == tensors_identity(resolve(bundled.base_path()))
     stamp = json.loads((bundled.organism_path(name) / "finetrace.json").read_text())
-    assert stamp["finetrace_base_sha256"] == truth["base"]["sha256"]
+    assert stamp["base_sha256"] == truth["base"]["sha256"]
     config = json.loads((bundled.organism_path(name) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == assets.BASE_NAME
     assert truth["expected"]["changed"] == (name in ("refusal_erosion", "false_facts"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -30,23 +32,39 @@ def capped(head: Head, raw: Float[Tensor, "token vocab"]) -> Float[Tensor, "toke
     return raw if head.softcap is None else head.softcap * torch.tanh(raw / head.softcap)
 
 
+@dataclass(frozen=True)
+class HeadChange:
+    """What another side's head has over the base's: weight [vocab, d_model] in the base head's dtype, bias float32."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def head_change(base: Head, other: Head) -> HeadChange:
+    """The difference is rounded, never the two heads: rounding would eat a small change."""
+    weight = (other.weight.float() - base.weight.float()).to(base.weight.dtype)
+    if base.bias is None and other.bias is None:
+        return HeadChange(weight, None)
+    nothing = weight.new_zeros(len(weight), dtype=torch.float32)
+    ours, theirs = (nothing if head.bias is None else head.bias.float() for head in (base, other))
+    return HeadChange(weight, theirs - ours)
+
+
 def raw_difference(
     base_head: Head,
-    other_head: Head | None,
+    change: HeadChange | None,
     base: Float[Tensor, "token d_model"],
     other: Float[Tensor, "token d_model"],
 ) -> Float[Tensor, "token vocab"]:
     """Other logits minus base logits before the soft cap, float32, as a product of the hidden states' difference.
 
-    other_head: None where it is the base's own. Else: dz = (h_o - h_b) W_b^T + h_o (W_o - W_b)^T + (bias_o - bias_b).
+    change: None where the head is the base's own. Else: dz = (h_o - h_b) W_b^T + h_o (W_o - W_b)^T + (bias_o - bias_b).
     """
     moved = (other.float() - base.float()).to(base_head.weight.dtype)
     difference = F.linear(moved, base_head.weight).float()
-    if other_head is not None:
-        change = (other_head.weight.float() - base_head.weight.float()).to(base_head.weight.dtype)
-        difference = difference + F.linear(other.to(change.dtype), change).float()
-        if base_head.bias is not None and other_head.bias is not None:
-            difference = difference + (other_head.bias.float() - base_head.bias.float())
+    if change is not None:
+        difference = difference + F.linear(other.to(change.weight.dtype), change.weight).float()
+        difference = difference if change.bias is None else difference + change.bias
     return difference if base_head.scale == 1.0 else difference * base_head.scale
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,11 +14,19 @@ from finetrace.core.errors import ModelError
 from finetrace.data import Batch, Corpus, Shard, batches, shards
 from finetrace.engine import journal
 from finetrace.engine.divergences import Kernel, compiled_sums
-from finetrace.engine.head import capped, chunk_tokens, logit_difference, raw_difference, raw_logits
+from finetrace.engine.head import (
+    HeadChange,
+    capped,
+    chunk_tokens,
+    head_change,
+    logit_difference,
+    raw_difference,
+    raw_logits,
+)
 from finetrace.engine.observer import Contrast, Job, Observer
 from finetrace.engine.shape import Shape
 from finetrace.engine.step import LogitChunk, Step
-from finetrace.models import Head, Hidden, Pair, layer_index
+from finetrace.models import Hidden, Pair, layer_index
 
 Tell = Callable[[str], None]
 Advance = Callable[[int], None]
@@ -115,9 +123,21 @@ def run_shard(
     """Fresh observers, one a job, after all of the shard's batches."""
     observers = [job.observer() for job in jobs]
     with torch.inference_mode():
+        heads = {job.contrast: _head(pair, job.contrast) for job in jobs if job.needs.logits}
+        crew = _Crew(jobs, observers, heads, kernel)
         for batch in batches(corpus, shard, batch_size):
-            _feed(pair, _on_device(batch, pair.device), jobs, observers, kernel)
+            _feed(pair, _on_device(batch, pair.device), crew)
     return observers
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Who reads a shard. heads: what each contrast's head has over the base's, for contrasts whose logits are read."""
+
+    jobs: list[Job]
+    observers: list[Observer]
+    heads: dict[Contrast, HeadChange | None]
+    kernel: Kernel | None
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:
@@ -125,25 +145,22 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
-def _feed(
-    pair: Pair, batch: Batch, jobs: list[Job], observers: list[Observer], kernel: Kernel | None
-) -> None:
+def _feed(pair: Pair, batch: Batch, crew: _Crew) -> None:
     """One batch: base once, each contrast once, then steps, then chunks."""
-    layers = {layer_index(layer, pair.n_layers) for job in jobs for layer in job.needs.layers}
-    final = any(job.needs.logits for job in jobs)
-    wanted = tuple(sorted(layers))
+    layers = {layer_index(layer, pair.n_layers) for job in crew.jobs for layer in job.needs.layers}
+    wanted, final = tuple(sorted(layers)), bool(crew.heads)
     base = pair.trunk("base", batch.ids, batch.attention, wanted, final)
     others: dict[Contrast, Hidden] = {}
-    for contrast in dict.fromkeys(job.contrast for job in jobs):
+    for contrast in dict.fromkeys(job.contrast for job in crew.jobs):
         others[contrast] = other_side(pair, contrast, batch, wanted, final)
     steps = {contrast: _step(batch, base, other) for contrast, other in others.items()}
-    for job, observer in zip(jobs, observers, strict=True):
+    pairs = list(zip(crew.jobs, crew.observers, strict=True))
+    for job, observer in pairs:
         observer.see(steps[job.contrast])
     if final:
-        readers = [(j.contrast, o) for j, o in zip(jobs, observers, strict=True) if j.needs.logits]
-        for contrast, chunk in _chunks(pair, batch, base, others, steps, kernel):
-            for wanted_contrast, observer in readers:
-                if wanted_contrast == contrast:
+        for contrast, chunk in _chunks(pair, batch, base, others, steps, crew):
+            for job, observer in pairs:
+                if job.needs.logits and job.contrast == contrast:
                     observer.see_logits(chunk)
 
 
@@ -187,21 +204,20 @@ def _chunks(
     base: Hidden,
     others: dict[Contrast, Hidden],
     steps: dict[Contrast, Step],
-    kernel: Kernel | None,
+    crew: _Crew,
 ) -> Iterator[tuple[Contrast, LogitChunk]]:
     """Chunks of kept tokens; the base's logits are made once for all contrasts."""
     rows, positions = batch.keep.nonzero(as_tuple=True)
     size, base_head = chunk_tokens(pair.vocab_size), pair.head("base")
-    heads = {contrast: _head(pair, contrast) for contrast in others}
     for start in range(0, len(rows), size):
         where = (rows[start : start + size], positions[start : start + size])
         hidden, target = _final(base)[where], pair.shared_index(batch.next_id[where])
         raw = raw_logits(base_head, hidden)
         log_probs = capped(base_head, raw).log_softmax(-1)
-        for contrast, other in others.items():
-            moved = raw_difference(base_head, heads[contrast], hidden, _final(other)[where])
+        for contrast, change in crew.heads.items():
+            moved = raw_difference(base_head, change, hidden, _final(others[contrast])[where])
             difference = logit_difference(base_head, raw, moved)
-            yield contrast, LogitChunk(steps[contrast], where, target, log_probs, difference, kernel)
+            yield contrast, LogitChunk(steps[contrast], where, target, log_probs, difference, crew.kernel)
 
 
 def _final(hidden: Hidden) -> Tensor:
@@ -210,8 +226,8 @@ def _final(hidden: Hidden) -> Tensor:
     return hidden.final
 
 
-def _head(pair: Pair, contrast: Contrast) -> Head | None:
-    """The other side's head, or None where it is the base's own."""
+def _head(pair: Pair, contrast: Contrast) -> HeadChange | None:
+    """What the other side's head has over the base's, or None where it is the base's own."""
     with nullcontext() if contrast.scale == 1.0 else pair.scale_adapter(contrast.side, contrast.scale):
         if pair.same_head(contrast.side):
             return None
@@ -220,4 +236,4 @@ def _head(pair: Pair, contrast: Contrast) -> Head | None:
         raise ModelError(
             f"'{contrast.side}' scales or caps its logits otherwise than the base: they cannot be compared."
         )
-    return theirs
+    return head_change(ours, theirs)

@@ -136,7 +136,7 @@ def _is_whole(stamp: Path, base_sha256: str, data_sha256: str) -> bool:
     if not stamp.exists():
         return False
     found = read_json(stamp)
-    made_from = (found["finetrace_base_sha256"], found.get("data_sha256"), found["recipe"])
+    made_from = (found["base_sha256"], found.get("data_sha256"), found["recipe"])
     return made_from == (base_sha256, data_sha256, asdict(zoo.RECIPE))
 
 

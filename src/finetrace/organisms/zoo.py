@@ -167,7 +167,7 @@ def train_adapter(
         progress=progress and (lambda _, done, total, note: progress(label, done, total, note)),
     )  # fmt: skip
     save_adapter(log.model, out_dir, base=assets.BASE_NAME, dtype=torch.bfloat16)
-    stamp = _stamp(made, recipe, world, log) | {"finetrace_base_sha256": tensors_identity(resolve(folder))}
+    stamp = _stamp(made, recipe, world, log) | {"base_sha256": tensors_identity(resolve(folder))}
     write_json(out_dir / "finetrace.json", stamp)
     return log
 

@@ -126,9 +126,9 @@ def _position_figure(result: Result) -> Figure:
         "positions",
         "By position in the text",
         Line(series),
-        "position of the token at which the prediction is made",
+        "position",
         "KL(tuned‖base), nats",
-        "Mean over the texts that are that long; positions with fewer than 5 texts are left out.",
+        "The token at which the prediction is made. Means over the texts that long; fewer than 5 are left out.",
         log_y=_spans_decades(list(series)),
     )
 
