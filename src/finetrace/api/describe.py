@@ -58,6 +58,9 @@ def pair_facts(request: Request, pair: Pair, effects: Mapping[str, Effect]) -> d
         "tuned_sha256": pair.identity(TUNED),
         "memory": pair.memory(),
     }
+    for side in (BASE, TUNED):
+        if pair.source(side).revision is not None:
+            facts[f"{side}_revision"] = pair.source(side).revision
     if TUNED in effects:
         facts["effect"] = effects[TUNED].status
         facts["modules_changed"] = effects[TUNED].changed
@@ -141,6 +144,7 @@ def manifest(request: Request, pair: Pair, item: Item, *, seconds: float, comman
         "scale": item.contrast.scale,
         "base": {"name": short_name(request.base), "sha256": pair.identity(BASE)},
         "other": {"side": item.contrast.side, "sha256": pair.identity(item.contrast.side)},
+        "revisions": {side: pair.source(side).revision for side in (BASE, item.contrast.side)},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "pass_seconds": seconds,
         "command": command or "Python",
