@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny import save_base, save_lora, tiny_tokenizer
+from tests.tiny import save_base, save_full, save_lora, tiny_tokenizer
 from tests.worlds import rows, world
 
 from finetrace.cli import main
@@ -85,6 +85,39 @@ def test_report_is_drawn_again_without_models(models, tmp_path, monkeypatch):
     monkeypatch.setattr("finetrace.models.open_pair", None)
     assert run(monkeypatch, "report", tmp_path / "out") == 0
     assert (tmp_path / "out" / "report.html").read_bytes() == before
+
+
+def test_texts_of_restricted_slices_are_shown_only_on_request(tmp_path, models, monkeypatch):
+    secret = {"text": "w7 w11 w13 w17 w19 w23 w29 w31", "slice": "restricted-mine"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(secret) + "\n" + json.dumps(rows(3)[1]) + "\n")
+
+    def report(*words: object) -> str:
+        out = tmp_path / f"out{len(words)}"
+        assert audit(monkeypatch, models, out, "--data", tmp_path / "mine.jsonl", *words) == 0
+        files = [path.read_text() for path in out.iterdir() if path.is_file()]
+        return "".join(files)
+
+    assert "w29" in report("--reveal")
+    hidden = report()
+    assert "w29" not in hidden
+    assert "redacted" in hidden
+    assert "restricted-mine" in hidden, "its rates are shown"
+
+
+def test_base_against_itself_and_a_full_checkpoint(tmp_path, models, monkeypatch):
+    full = save_full(tmp_path, models / "base")
+    assert audit(monkeypatch, models, tmp_path / "full", tuned=full) == 0
+    assert json.loads((tmp_path / "full" / "report.json").read_text())["pair"]["kind"] == "full"
+    words = ("--out", tmp_path / "self", "--data", models / "data.jsonl")
+    assert run(monkeypatch, "audit", models / "base", *words) == 0
+    report = json.loads((tmp_path / "self" / "report.json").read_text())
+    assert report["methods"]["kl"]["numbers"]["kl_mean"]["value"] == 0
+
+
+def test_a_malformed_row_is_said_before_a_model_loads(tmp_path, models, monkeypatch):
+    (tmp_path / "bad.jsonl").write_text("not json\n")
+    monkeypatch.setattr("finetrace.api.audit.open_pair", None)
+    assert audit(monkeypatch, models, tmp_path / "out", "--data", tmp_path / "bad.jsonl") == 2
 
 
 def test_without_nulls_the_change_is_undecided_with_all_its_numbers(models, tmp_path, monkeypatch):

@@ -50,17 +50,14 @@ def with_bundled_nulls(request: Request) -> Request:
     return replace(request, nulls=tuple(name for name in names if name != request.tuned))
 
 
-def open_all(request: Request, pair: Pair | None = None, *, held_out: bool = False) -> Opened:
-    """Loads both models and the nulls, checks that each does something, and tokenises the data.
-
-    held_out: the nulls were trained here on some of the neutral samples, which are then not read.
-    """
+def open_all(request: Request, rows: Sequence[Row], pair: Pair | None, trained: bool) -> Opened:
+    """Loads both models and the nulls, checks that each does something, and tokenises the rows."""
     pair = pair or open_request(request)
     effects = {side: effect(pair, side) for side in pair.sides if side != "base"}
     for found in effects.values():
         require_effect(found)
     check_head(pair)
-    return Opened(pair, effects, corpus_for(request, pair, held_out), _truth(request), held_out)
+    return Opened(pair, effects, corpus_for(request, rows, pair), _truth(request), trained)
 
 
 def open_request(request: Request) -> Pair:
@@ -80,9 +77,9 @@ def open_request(request: Request) -> Pair:
     )
 
 
-def corpus_for(request: Request, pair: Pair, held_out: bool = False) -> Corpus:
+def corpus_for(request: Request, rows: Sequence[Row], pair: Pair) -> Corpus:
     return build_corpus(
-        rows_for(request, held_out),
+        rows,
         pair.tokenizer,
         system=request.system,
         chat_template=request.chat_template,
@@ -124,8 +121,9 @@ def run(
     before is used as it is, its own nulls with it."""
     began = time.time()
     trained = request.trains_nulls
+    rows = rows_for(request, held_out=trained)  # first: a malformed row is said before a model loads
     request = request if pair else with_trained_nulls(with_bundled_nulls(request), watch)
-    opened = open_all(request, pair, held_out=trained)
+    opened = open_all(request, rows, pair, trained)
     shelf = Shelf(request.out / "runs")
     maker = Maker(request, methods, opened, shelf, watch, command)
     maker.make(contrasts(opened.pair))
