@@ -25,8 +25,9 @@ help:  ## show this list
 demo: $(USER_STAMP)  ## diff the bundled pair against its nulls and write a report (offline)
 	@$(OFFLINE) $(PY) -m finetrace demo $(ARGS)
 
+# Two processes, one thread each, a file to each: fixtures of a module are made once, documents run in their order.
 test: $(DEV_STAMP)  ## run the tests, offline (ARGS='tests/stats -k holm' for some of them)
-	@$(OFFLINE) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest $(ARGS)
+	@$(OFFLINE) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(DEV_STAMP)  ## lint, formatting, types, and which room may import which
 	$(PY) -m ruff check .

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import save_base
 from tests.worlds import rows, world
 
 from finetrace.api.audit import run
@@ -115,6 +116,20 @@ def test_the_echo_is_the_base_in_another_shape(pair: Pair):
         base, echo = step.hidden(0)
         torch.testing.assert_close(base[step.keep], echo[step.keep], rtol=1e-4, atol=1e-5)
         assert float(chunk.kl.max()) < 1e-9
+
+
+def test_an_echo_of_the_longest_text_stays_within_the_models_positions(tmp_path: Path):
+    base = save_base(tmp_path, "gpt2")
+    pair = open_pair(base, None)
+    longest = pair.max_positions
+    assert longest is not None
+    corpus = build_corpus(
+        read_rows([{"text": " ".join(["w1"] * (longest - 1))}]), pair.tokenizer, context=longest
+    )
+    assert corpus.longest == longest
+    job = Job("seen", Contrast("self", "base", echo=True), Needs(logits=True), Seen, Path("unused"))  # pyright: ignore[reportArgumentType]
+    (seen,) = run_shard(pair, corpus, shards(corpus)[0], [job], 4)
+    assert len(seen.chunks) > 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_scaled_contrast_leaves_the_pair_as_it_was(pair: Pair):

@@ -169,7 +169,8 @@ def limits(request: Request, pair: Pair) -> tuple[str, ...]:
         )
     if str(pair.dtype) != "torch.float32":
         found.append(
-            f"The models ran in {pair.dtype}: its rounding is part of the noise floor, and may be above small changes."
+            f"The models ran in {str(pair.dtype).removeprefix('torch.')}. The noise floor shows what another batch shape "
+            "moves; the rounding that both runs share is larger, and may be above small changes: compare in float32."
         )
     if is_bundled(request.base):
         found.append(

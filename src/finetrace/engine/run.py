@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from finetrace.core.errors import ModelError
@@ -164,24 +165,26 @@ def _feed(pair: Pair, batch: Batch, crew: _Crew) -> None:
                     observer.see_logits(chunk)
 
 
+# Columns that an echo is wider by: enough for attention kernels to cut the row otherwise.
+_WIDER = 16
+
+
 def other_side(pair: Pair, contrast: Contrast, batch: Batch, layers: tuple[int, ...], final: bool) -> Hidden:
-    """The other model's hidden states; an echo is the base again, rows reversed and one column wider."""
+    """The other model's hidden states; an echo is the base again, rows reversed and padded further."""
     if contrast.echo:
-        ids, attention = (_widen(x.flip(0)) for x in (batch.ids, batch.attention))
-        echo = pair.trunk(contrast.side, ids, attention, layers, final)
-        narrow = {layer: _narrow(hidden) for layer, hidden in echo.layers.items()}
-        return Hidden(None if echo.final is None else _narrow(echo.final), narrow)
+        return _echo(pair, contrast.side, batch, layers, final)
     scaled = nullcontext() if contrast.scale == 1.0 else pair.scale_adapter(contrast.side, contrast.scale)
     with scaled:
         return pair.trunk(contrast.side, batch.ids, batch.attention, layers, final)
 
 
-def _widen(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.zeros_like(x[:, :1])], 1)
-
-
-def _narrow(x: Tensor) -> Tensor:
-    return x[:, :-1].flip(0)
+def _echo(pair: Pair, side: str, batch: Batch, layers: tuple[int, ...], final: bool) -> Hidden:
+    width = batch.ids.shape[1]
+    room = _WIDER if pair.max_positions is None else min(_WIDER, pair.max_positions - width)
+    ids, attention = (F.pad(x.flip(0), (0, max(0, room))) for x in (batch.ids, batch.attention))
+    echo = pair.trunk(side, ids, attention, layers, final)
+    narrow = {layer: hidden[:, :width].flip(0) for layer, hidden in echo.layers.items()}
+    return Hidden(None if echo.final is None else echo.final[:, :width].flip(0), narrow)
 
 
 def _step(batch: Batch, base: Hidden, other: Hidden) -> Step:
