@@ -24,7 +24,7 @@ from finetrace.core.runkey import run_key
 from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus, shards
 from finetrace.engine import Contrast, Job, LogitChunk, Shape, Step
-from finetrace.engine.run import run_shard
+from finetrace.engine.run import run_shard, with_room
 from finetrace.models import Pair
 
 SLICE = "text"
@@ -105,7 +105,12 @@ def _mean_kl(pair: Pair, sample: Corpus, shape: Shape, side: str, scale: float) 
     needs = Needs(logits=True)
     for shard in shards(sample, shape.shard_tokens):
         job = Job("dose", contrast, needs, MeanKL, journal=_NOWHERE)
-        (part,) = run_shard(pair, sample, shard, [job], shape.batch_size)
+        (part,), _ = with_room(
+            lambda size, shard=shard, job=job: run_shard(pair, sample, shard, [job], size),
+            shape.batch_size,
+            pair.device,
+            tell=lambda line: None,
+        )
         total.merge(part)  # pyright: ignore[reportArgumentType] - the job made a MeanKL
     return total.result()
 

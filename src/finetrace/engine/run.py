@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ from finetrace.models import Hidden, Pair, layer_index
 
 Tell = Callable[[str], None]
 Advance = Callable[[int], None]
+T = TypeVar("T")
 
 
 def run_pass(
@@ -60,7 +62,16 @@ def run_pass(
     for shard in shards(corpus, shape.shard_tokens):
         missing = [job for job in jobs if not journal.done(job.journal, shard)]
         if missing:
-            batch_size = _with_room(pair, corpus, shard, missing, batch_size, kernel, where, tell)
+            observers, batch_size = with_room(
+                lambda size, shard=shard, missing=missing: run_shard(
+                    pair, corpus, shard, missing, size, kernel
+                ),
+                batch_size,
+                pair.device,
+                tell,
+            )
+            for job, observer in zip(missing, observers, strict=True):
+                journal.store(job.journal, shard, observer.state(), where)
         advance(_tokens(corpus, shard))
     return {(job.method, job.contrast.label): _fold(job, shards(corpus, shape.shard_tokens)) for job in jobs}
 
@@ -78,20 +89,11 @@ def _fold(job: Job, cut: Sequence[Shard]) -> Observer:
     return total
 
 
-def _with_room(
-    pair: Pair,
-    corpus: Corpus,
-    shard: Shard,
-    jobs: list[Job],
-    batch_size: int,
-    kernel: Kernel | None,
-    where: dict[str, str | int],
-    tell: Tell,
-) -> int:
-    """One shard with the largest batch that fits in memory, halved as often as it must be; returns that batch size."""
+def with_room(work: Callable[[int], T], batch_size: int, device: torch.device, tell: Tell) -> tuple[T, int]:
+    """`work(batch_size)` with the largest batch that fits in memory, halved as often as it must be; and that size."""
     while True:
         try:
-            observers = run_shard(pair, corpus, shard, jobs, batch_size, kernel)
+            return work(batch_size), batch_size
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -99,14 +101,10 @@ def _with_room(
                 raise ModelError(
                     "Out of memory with one text at a time: pass --max-tokens, --dtype bfloat16 or a larger device."
                 ) from error
-            batch_size //= 2
-            tell(f"Out of memory: going on with batches of {batch_size}.")
-            if pair.device.type == "cuda":
-                torch.cuda.empty_cache()
-            continue
-        for job, observer in zip(jobs, observers, strict=True):
-            journal.store(job.journal, shard, observer.state(), where)
-        return batch_size
+        batch_size //= 2
+        tell(f"Out of memory: going on with batches of {batch_size}.")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
