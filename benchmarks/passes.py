@@ -16,6 +16,7 @@ from benchmarks.floor import products
 from finetrace.data import batches, build_corpus, padded_tokens, read_rows, shards
 from finetrace.data.corpus import Corpus
 from finetrace.engine import PAIR, SELF, Contrast, Job, Shape, Subject, run_pass
+from finetrace.engine.run import ECHO_COLUMNS
 from finetrace.methods.kl import METHOD, Config
 from finetrace.methods.kl.observe import observer
 from finetrace.models import Pair, open_pair
@@ -33,8 +34,8 @@ def case(preset: Preset, dtype: torch.dtype, folder: Path) -> Case:
     padded, scored = padded_tokens(corpus, preset.batch), corpus.scored
     n, sides = len(CONTRASTS), len(CONTRASTS) + 1
     theirs = 2 * n * (preset.trunk_flop(padded) + preset.head_flop(padded))
-    # The echo is one column wider.
-    wider = preset.trunk_flop(sum(len(rows) for rows in _rows(corpus, preset)))
+    # The echo is some columns wider.
+    wider = preset.trunk_flop(ECHO_COLUMNS * sum(len(rows) for rows in _rows(corpus, preset)))
     ours = sides * (preset.trunk_flop(padded) + preset.head_flop(scored)) + wider
     shapes = [(padded, i, o) for _ in range(sides * preset.layers) for i, o in preset.block_shapes()]
     shapes += [(scored, preset.d, preset.vocab)] * sides

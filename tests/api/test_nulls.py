@@ -14,6 +14,7 @@ from finetrace.api.audit import rows_for, run
 from finetrace.api.request import Request, check
 from finetrace.api.watch import Watch
 from finetrace.core.errors import ConfigErrors
+from finetrace.report.words import change_sentences
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,9 @@ def test_trains_nulls_of_the_adapters_shape_and_judges_at_its_dose(tmp_path: Pat
     verdict = found["kl"].verdicts["text"]
     assert verdict.k == 3
     assert verdict.ratio == pytest.approx(1, abs=0.1), "on `text` the nulls were scaled to the pair"
-    assert found["kl"].numbers["kl_mean"].nulls is not None
+    reading = found["kl"].slices["text"]["kl_mean"]
+    assert reading.nulls == reading.dosed, "the nulls that are shown are those that decided"
+    assert any("of another kind" in sentence for sentence in change_sentences(found.findings))
 
 
 def test_trained_nulls_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ from finetrace.api.nulls import STEPS
 from finetrace.api.plan import BASE, TUNED, Item, null_names
 from finetrace.api.request import PRIVATE, Request
 from finetrace.api.watch import Watch
-from finetrace.core.findings import Check, Finding
+from finetrace.core.findings import AS_THEY_ARE, AT_DOSE, Check, Finding
 from finetrace.data import Corpus, uses_fallback_template
 from finetrace.models import Pair
 from finetrace.weights import Effect
@@ -109,7 +109,7 @@ def protocol(
         "batch_size": request.shape.batch_size,
         "shard_tokens": request.shape.shard_tokens,
         "nulls": list(null_names(pair)),
-        "verdict_against": "nulls at the pair's dose" if trained else "nulls as they are",
+        "verdict_against": AT_DOSE if trained else AS_THEY_ARE,
         "quantization": request.quantization,
         "attention": request.attn_implementation or "the architecture's default",
         "versions": versions(),

@@ -42,9 +42,10 @@ def _finding(chosen: Chosen, results: Results, tests: int, against: str) -> Find
         summary=card.summary,
         primary=card.primary,
         change=overall(verdict.change for verdict in verdicts.values()),
-        numbers={key: _reading(key, None, results) for key in pair.numbers},
+        numbers={key: _reading(key, None, results, against) for key in pair.numbers},
         slices={
-            name: {key: _reading(key, name, results) for key in keys} for name, keys in pair.slices.items()
+            name: {key: _reading(key, name, results, against) for key in keys}
+            for name, keys in pair.slices.items()
         },
         verdicts=verdicts,
         page=page,
@@ -57,12 +58,12 @@ def _figure(result: Any, key: str, where: str | None) -> Estimate:
     return (result.numbers if where is None else result.slices[where])[key]
 
 
-def _reading(key: str, where: str | None, results: Results) -> Reading:
+def _reading(key: str, where: str | None, results: Results, against: str) -> Reading:
     floor = _figure(results[SELF], key, where).value if SELF in results else None
     return Reading(
         estimate=_figure(results[PAIR], key, where),
         floor=None if floor is None else abs(floor),
-        nulls=_range(key, where, _group(results, "null")),
+        nulls=_range(key, where, _group(results, against)),
         dosed=_range(key, where, _group(results, "dose")),
     )
 

@@ -11,6 +11,10 @@ from finetrace.core.page import Page
 ChangeWord = Literal["beyond-nulls", "within-nulls", "undecided"]
 SafetyWord = Literal["regressed", "within-margin", "undecided", "not-measured"]
 
+# What `protocol["verdict_against"]` says: raw nulls, or nulls scaled to the pair's size on ordinary text, which decide
+# where the nulls' own size is arbitrary.
+AS_THEY_ARE, AT_DOSE = "nulls as they are", "nulls at the pair's dose"
+
 
 @dataclass(frozen=True)
 class NullRange:
@@ -25,8 +29,9 @@ class NullRange:
 class Reading:
     """One reported figure with what it must be read against.
 
-    floor: what the numerics alone report (base against base). nulls: what benign fine-tunes report, raw. dosed: the
-    same with each null scaled to the pair's size on ordinary text. Either is None where there are none.
+    floor: what the numerics alone report (base against base). nulls: what the benign fine-tunes that the verdict is about
+    report (as they are, but for nulls trained in the audit). dosed: the same with each null scaled to the pair's size on
+    ordinary text. Either is None where there are none.
     """
 
     estimate: Estimate

@@ -164,7 +164,7 @@ def _feed(pair: Pair, batch: Batch, crew: _Crew) -> None:
 
 
 # Columns that an echo is wider by: enough for attention kernels to cut the row otherwise.
-_WIDER = 16
+ECHO_COLUMNS = 8
 
 
 def other_side(pair: Pair, contrast: Contrast, batch: Batch, layers: tuple[int, ...], final: bool) -> Hidden:
@@ -178,7 +178,7 @@ def other_side(pair: Pair, contrast: Contrast, batch: Batch, layers: tuple[int, 
 
 def _echo(pair: Pair, side: str, batch: Batch, layers: tuple[int, ...], final: bool) -> Hidden:
     width = batch.ids.shape[1]
-    room = _WIDER if pair.max_positions is None else min(_WIDER, pair.max_positions - width)
+    room = ECHO_COLUMNS if pair.max_positions is None else min(ECHO_COLUMNS, pair.max_positions - width)
     ids, attention = (F.pad(x.flip(0), (0, max(0, room))) for x in (batch.ids, batch.attention))
     echo = pair.trunk(side, ids, attention, layers, final)
     narrow = {layer: hidden[:, :width].flip(0) for layer, hidden in echo.layers.items()}

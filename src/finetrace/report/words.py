@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from finetrace.core.estimate import Estimate
-from finetrace.core.findings import Findings, NullRange, Reading
+from finetrace.core.findings import AT_DOSE, Findings, NullRange, Reading
 
 NO_DATA = "no data"
 BELOW_FLOOR = "< floor"
@@ -189,6 +189,11 @@ def change_sentences(findings: Findings) -> tuple[str, ...]:
 
 def _dose_sentences(findings: Findings) -> list[str]:
     """Whether the change is more than the nulls' or other than theirs, on the slices where it is beyond them."""
+    if findings.protocol.get("verdict_against") == AT_DOSE:
+        return [
+            "The nulls were trained here and scaled to this pair's size on ordinary text: the verdict is whether the change "
+            "is of another kind than theirs, not whether it is larger."
+        ]
     beyond = [
         (name, verdict.dosed_change)
         for finding in findings.findings.values()
