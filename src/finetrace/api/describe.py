@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -188,7 +189,7 @@ def next_steps(request: Request, found: Mapping[str, Finding], pair: Pair) -> tu
         or all(f.change != "undecided" for f in found.values())
     ):
         return ()
-    base, tuned = short_name(request.base), short_name(request.tuned)
+    base, tuned = shlex.quote(request.base), shlex.quote(request.tuned)
     return (
         "The change is undecided because fewer than three benign nulls were read. Give at least three harmless fine-tunes "
         f"of the same base: finetrace audit {base} {tuned} --null NULL_1 --null NULL_2 --null NULL_3",
