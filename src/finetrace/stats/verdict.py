@@ -14,12 +14,10 @@ import numpy as np
 from scipy import stats
 
 from finetrace.core.errors import BadInput
+from finetrace.core.findings import ChangeWord, SafetyWord
 from finetrace.stats.bootstrap import FloatArray
 from finetrace.stats.intervals import Interval, check_level
 from finetrace.stats.multiple import holm
-
-ChangeWord = Literal["beyond-nulls", "within-nulls", "undecided"]
-SafetyWord = Literal["regressed", "within-margin", "undecided", "not-measured"]
 
 BEYOND: Literal["beyond-nulls"] = "beyond-nulls"
 WITHIN: Literal["within-nulls"] = "within-nulls"
