@@ -28,7 +28,7 @@ def test_matches_float64(size: float):
     difference = torch.randn(64, 501, generator=generator) * size
     found, wanted = divergences(base.log_softmax(-1), difference), dense(base, difference)
     for name in ("kl", "reverse_kl", "js"):
-        torch.testing.assert_close(getattr(found, name).double(), wanted[name], rtol=2e-5, atol=1e-12)
+        torch.testing.assert_close(getattr(found, name).double(), wanted[name], rtol=5e-6, atol=1e-13)
         assert (getattr(found, name) >= 0).all()
 
 
@@ -39,7 +39,7 @@ def test_small_changes_keep_their_accuracy_and_are_never_negative():
         torch.randn(256, 4000, generator=generator) * 1e-5
     )  # KL about 5e-11: subtracted logits would give noise
     found, wanted = divergences(base.log_softmax(-1), difference), dense(base, difference)
-    assert ((found.kl.double() / wanted["kl"] - 1).abs() < 1e-3).all()
+    assert ((found.kl.double() / wanted["kl"] - 1).abs() < 2e-4).all()
     assert (found.kl > 0).all()
 
 

@@ -8,8 +8,8 @@ has terms >= 0 only, so that nothing cancels and nothing is ever negative:
     r = u - KL(base || tuned)               the log ratio, log p_tuned - log p_base
     KL(tuned || base) = E_b[h(r)]           JS = E_b[a expm1(r) - L (2 + expm1(r))] / 2,  a = r / 2, L = log cosh a
 
-(E_b: expectation over the vocabulary under the base.) All reductions are in float32 or better. Accuracy
-against float64 is in tests/engine/test_divergences.py: 2e-5 relative from KL 1e-11 to 500.
+(E_b: expectation over the vocabulary under the base.) All reductions are in float32 or better. Against
+float64, token by token (tests/engine/test_divergences.py): within 2e-6 relative from KL 5e-9 to 12 nats, 6e-5 at 5e-11.
 """
 
 from __future__ import annotations
