@@ -116,7 +116,7 @@ def test_base_against_itself_and_a_full_checkpoint(tmp_path, models, monkeypatch
 
 def test_a_malformed_row_is_said_before_a_model_loads(tmp_path, models, monkeypatch):
     (tmp_path / "bad.jsonl").write_text("not json\n")
-    monkeypatch.setattr("finetrace.api.audit.open_pair", None)
+    monkeypatch.setattr("finetrace.api.opening.open_pair", None)
     assert audit(monkeypatch, models, tmp_path / "out", "--data", tmp_path / "bad.jsonl") == 2
 
 

@@ -11,8 +11,9 @@ from finetrace.api import describe
 from finetrace.api.dose import dosed_contrasts
 from finetrace.api.expect import expectations
 from finetrace.api.found import Found
-from finetrace.api.names import is_bundled, null_sources, resolve
+from finetrace.api.names import is_bundled
 from finetrace.api.nulls import with_trained_nulls
+from finetrace.api.opening import open_request
 from finetrace.api.plan import Item, contrasts, items, jobs, null_names, subject
 from finetrace.api.request import Chosen, Request
 from finetrace.api.verdicts import findings
@@ -22,7 +23,7 @@ from finetrace.core.findings import Finding, Findings
 from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus, Row, build_corpus, bundled_rows, read_rows
 from finetrace.engine import run_pass
-from finetrace.models import Pair, check_head, open_pair, preflight
+from finetrace.models import Pair, check_head, preflight
 from finetrace.stats import overall
 from finetrace.weights import Effect, effect, require_effect
 
@@ -58,23 +59,6 @@ def open_all(request: Request, rows: Sequence[Row], pair: Pair | None, trained: 
         require_effect(found)
     check_head(pair)
     return Opened(pair, effects, corpus_for(request, rows, pair), _truth(request), trained)
-
-
-def open_request(request: Request) -> Pair:
-    return open_pair(
-        resolve(request.base),
-        resolve(request.tuned) if request.tuned is not None else None,
-        nulls={name: resolve(source) for name, source in null_sources(request.nulls).items()},
-        dtype=request.dtype,
-        device=request.device,
-        quantization=request.quantization,
-        revision=request.revision,
-        tuned_revision=request.tuned_revision,
-        attn_implementation=request.attn_implementation,
-        tokenizer=request.tokenizer,
-        chat_template=request.chat_template,
-        trust_remote_code=request.trust_remote_code,
-    )
 
 
 def corpus_for(request: Request, rows: Sequence[Row], pair: Pair) -> Corpus:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from finetrace.api.audit import open_request, rows_for
+from finetrace.api.audit import rows_for
 from finetrace.api.nulls import BATCH, COUNT, STEPS
+from finetrace.api.opening import open_request
 from finetrace.api.plan import null_names
 from finetrace.api.request import Request
 from finetrace.data import build_corpus, padded_tokens
@@ -38,8 +40,8 @@ class Cost:
 def estimate(request: Request) -> Cost:
     pair = open_request(replace(request, nulls=()) if request.trains_nulls else request)
     corpus = build_corpus(
-        rows_for(request),
-        load_tokenizer(request.base, pair.source("base").folder),
+        rows_for(request, held_out=request.trains_nulls),
+        load_tokenizer(request.base, Path(request.tokenizer or pair.source("base").folder)),
         system=request.system,
         chat_template=request.chat_template,
         max_tokens=request.max_tokens,

@@ -11,13 +11,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from finetrace.api.names import is_bundled, resolve
+from finetrace.api.names import is_bundled
+from finetrace.api.opening import open_request
 from finetrace.api.request import TRAIN, Request
 from finetrace.api.watch import Watch
 from finetrace.core.files import read_json, write_json
 from finetrace.data import Row, bundled_rows, read_rows
 from finetrace.finetune.sft import LoraRecipe
-from finetrace.models import Pair, open_pair
+from finetrace.models import Pair
 
 COUNT = 4
 STEPS, BATCH = 60, 8
@@ -30,17 +31,7 @@ def with_trained_nulls(request: Request, watch: Watch) -> Request:
     """The request with `train` replaced by the folders of nulls trained now, or before in the same `out`."""
     if request.nulls != (TRAIN,):
         return request
-    pair = open_pair(
-        resolve(request.base),
-        resolve(request.tuned) if request.tuned is not None else None,
-        dtype=request.dtype,
-        device=request.device,
-        revision=request.revision,
-        tuned_revision=request.tuned_revision,
-        tokenizer=request.tokenizer,
-        chat_template=request.chat_template,
-        trust_remote_code=request.trust_remote_code,
-    )
+    pair = open_request(replace(request, nulls=()))
     recipe = recipe_for(pair)
     folders = [request.out / "nulls" / f"trained_{number}" for number in range(1, COUNT + 1)]
     for number, folder in enumerate(folders, 1):

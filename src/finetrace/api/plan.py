@@ -9,7 +9,7 @@ from typing import Any
 
 from finetrace.api.names import short_name
 from finetrace.api.request import Chosen, Request
-from finetrace.core.runkey import run_key
+from finetrace.core.runkey import digest, run_key
 from finetrace.core.shelf import Address, Shelf
 from finetrace.data import Corpus
 from finetrace.engine import PAIR, SELF, Contrast, Job, Subject
@@ -52,6 +52,7 @@ def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
     return {
         "base": pair.identity(BASE),
         "tokenizer": pair.tokenizer_identity(),
+        "vocabulary": vocabulary_identity(pair),
         "template": request.chat_template,
         "system": request.system,
         "corpus": corpus.identity,
@@ -64,6 +65,12 @@ def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
         "quantization": request.quantization,
         "attention": request.attn_implementation,
     }
+
+
+def vocabulary_identity(pair: Pair) -> str:
+    """The tokens that all sides share: a null that lacks some makes the pair's own distributions others."""
+    shared = pair.shared_ids
+    return "the base's" if shared is None else digest(shared.tolist())
 
 
 def _address(

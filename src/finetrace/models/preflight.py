@@ -65,7 +65,11 @@ def _chat_template(pair: Pair, side: str) -> Check:
     theirs = pair.side_tokenizer(side).chat_template
     own = _own_template(pair, BASE)
     if used is None:
-        return Check(name, "note", "Neither side has a chat template: conversations cannot be rendered.")
+        return Check(
+            name,
+            "note",
+            "Neither side has a chat template: conversations are read in a plain one (User: …, Assistant: …).",
+        )
     if own is None:
         return Check(name, "note", f"The base has no chat template; that of '{side}' is used on both sides.")
     if theirs is not None and theirs != own:
