@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,7 +22,13 @@ def environment(device: torch.device, batch_size: int) -> dict[str, str | int]:
         if device.type == "cuda"
         else torch.backends.cpu.get_cpu_capability()
     )
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "unit": kind, "batch": batch_size}
+    return {
+        "finetrace": version("finetrace"),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "unit": kind,
+        "batch": batch_size,
+    }
 
 
 def store(folder: Path, shard: Shard, state: dict[str, Tensor], where: dict[str, str | int]) -> None:
