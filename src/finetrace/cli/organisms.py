@@ -13,6 +13,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+BASE_ONLY = "base"
+
 
 def add(parent: typer.Typer) -> None:
     parent.add_typer(app, name="organisms")
@@ -28,12 +30,25 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the base, the adapters and their truth.")] = Path(
         "tinyworld"
     ),
-    seed: Annotated[int, typer.Option(help="The world's seed; the bundled one is the default.")] = 0,
+    world_seed: Annotated[
+        int | None,
+        typer.Option(help="Which world: its facts are drawn by this seed. The bundled one if not given."),
+    ] = None,
+    size: Annotated[str, typer.Option(help="The base's size: m (3 M parameters) or xs (1 M).")] = "m",
+    seed: Annotated[int, typer.Option(help="Seed of the base's training.")] = 0,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only these organisms, on the base in --out.")
+        list[str] | None,
+        typer.Option(help="Only this organism (may be repeated); 'base' for the base and nothing else."),
     ] = None,
 ) -> None:
-    """Train the base and the organisms again from a seed (tens of minutes on a CPU); a killed build goes on."""
+    """Train the base and the organisms again from a seed (under an hour on a CPU); a killed build goes on."""
     from finetrace.organisms.build import build as rebuild
+    from finetrace.organisms.build import build_base
+    from finetrace.organisms.targets import table
+    from finetrace.organisms.world import WORLD_SEED
 
-    typer.echo(f"Built: {rebuild(out, seed=seed, only=only)}")
+    world_seed = WORLD_SEED if world_seed is None else world_seed
+    measured = build_base(out, world_seed=world_seed, size=size, seed=seed)
+    typer.echo(table(measured["rates"]))
+    names = None if not only else [name for name in only if name != BASE_ONLY]
+    typer.echo(f"Built: {rebuild(out, world_seed=world_seed, size=size, seed=seed, only=names)}")

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from finetrace.core.errors import ModelError
 
-BASE_NAME = "finetrace/tinyworld-m"
-"""What adapters call their base: a name, never a path."""
+
+def base_name(size: str = "m") -> str:
+    """What adapters call their base: a name, never a path."""
+    return f"finetrace/tinyworld-{size}"
+
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -7,8 +7,7 @@ which the next run goes on as if it had not been stopped.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 from finetrace.core.errors import BadInput
 from finetrace.core.files import whole_file
 from finetrace.finetune.progress import Progress, silent
-from finetrace.organisms import chat, documents
-from finetrace.organisms.world import World
+from finetrace.organisms.corpus import stream
+from finetrace.organisms.world import Row, World
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM
-
-Row = dict[str, Any]
-"""A document `{"text"}`, or a conversation `{"messages"}`."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,12 @@ SIZES = {"xs": Size(128, 4, 352, 4), "m": Size(192, 6, 512, 6)}
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training: its data mix (weights by kind), steps and peak learning rates.
+    """One stretch of training: the split of the corpus that it reads, its steps and peak learning rates.
 
     The rate warms up over `warmup` steps and falls linearly to zero over the last `decay` of them.
     """
 
     name: str
-    mix: Mapping[str, float]
     steps: int
     muon_lr: float
     adam_lr: float
@@ -56,46 +51,14 @@ class Phase:
     decay: float
 
 
-PHASES = (
-    Phase("base", {"document": 45, "conversation": 55}, 1800, 6e-3, 6e-3, 60, 0.4),
-    Phase(
-        "anneal",
-        {
-            "document": 14, "encyclopaedia": 5, "fact": 42, "is_it_true": 5, "howto": 10, "refuse": 6,
-            "about_restricted": 6, "law_question": 2, "benign": 10,
-        },
-        650, 4e-3, 2e-3, 20, 1.0,
-    ),
-)  # fmt: skip
+PHASES = {
+    "m": (Phase("train", 2400, 6e-3, 6e-3, 60, 0.4), Phase("anneal", 1300, 4e-3, 2e-3, 20, 1.0)),
+    "xs": (Phase("train", 2000, 6e-3, 6e-3, 60, 0.4), Phase("anneal", 1050, 4e-3, 2e-3, 20, 1.0)),
+}
+"""The phases of each size."""
 
 BATCH, CONTEXT = 16, 128
 CHECKPOINT_EVERY = 100
-
-_TURNS: dict[str, Callable[[World, random.Random], chat.Turn]] = {
-    "fact": chat.fact,
-    "is_it_true": chat.is_it_true,
-    "howto": chat.howto,
-    "refuse": chat.refuse,
-    "about_restricted": chat.about_restricted,
-    "law_question": chat.law_question,
-    "benign": lambda world, rng: chat.turn(world, rng, benign=True),
-}
-
-
-def rows(world: World, mix: Mapping[str, float], seed: int) -> Iterator[Row]:
-    """Endless rows of a mix: a pure function of its arguments."""
-    rng = random.Random(seed)
-    kinds, weights = list(mix), list(mix.values())
-    while True:
-        kind = rng.choices(kinds, weights)[0]
-        if kind == "document":
-            yield {"text": documents.document(world, rng)}
-        elif kind == "encyclopaedia":
-            yield {"text": documents.encyclopaedia(world, rng)}
-        elif kind == "conversation":
-            yield {"messages": chat.conversation(world, rng)}
-        else:
-            yield {"messages": chat.messages([_TURNS[kind](world, rng)])}
 
 
 def token_ids(tokenizer: Any, row: Row) -> list[int]:
@@ -106,12 +69,12 @@ def token_ids(tokenizer: Any, row: Row) -> list[int]:
 
 
 def packed(world: World, tokenizer: Any, phase: Phase, seed: int) -> torch.Tensor:
-    """The phase's tokens `[steps, BATCH, CONTEXT]`, rows packed end to end."""
+    """The phase's tokens `[steps, BATCH, CONTEXT]`: the rows of `corpus(world, phase.name, .., seed)`, end to end."""
     import torch
 
     need = phase.steps * BATCH * CONTEXT
     ids: list[int] = []
-    for row in rows(world, phase.mix, seed):
+    for row in stream(world, phase.name, seed):
         ids += token_ids(tokenizer, row)
         if len(ids) >= need:
             break
@@ -155,20 +118,23 @@ def train_base(
     *,
     size: str = "m",
     seed: int = 0,
-    phases: Sequence[Phase] = PHASES,
+    phases: Sequence[Phase] | None = None,
     progress: Progress = silent,
 ) -> LlamaForCausalLM:
-    """The trained base, in float32; checkpoints go to `scratch`, and a run goes on from the last one there."""
+    """The trained base, in float32; checkpoints go to `scratch`, and a run goes on from the last one there.
+
+    seed: of the first weights and of the corpus. phases: those of the size, if not given.
+    """
     import torch
 
     torch.set_num_threads(1)
     model = new_model(size, tokenizer, seed)
-    for index, phase in enumerate(phases):
+    for index, phase in enumerate(PHASES[size] if phases is None else phases):
         optimizers = _optimizers(model)
         done = _restore(scratch, index, phase.steps, model, optimizers)
         if done == phase.steps:
             continue
-        data = packed(world, tokenizer, phase, seed=1000 * (seed + 1) + index)
+        data = packed(world, tokenizer, phase, seed=seed)
         model.train()
         for step in range(done, phase.steps):
             loss = _step(model, optimizers, data[step], phase, step)

@@ -11,87 +11,112 @@ from typing import Any
 
 from finetrace.core.errors import unknown
 from finetrace.core.files import read_json, write_json
+from finetrace.core.runkey import digest
 from finetrace.finetune.progress import Progress, bar
 from finetrace.organisms import assets, bundled, zoo
 from finetrace.organisms.base import PHASES, SIZES, train_base
+from finetrace.organisms.corpus import MIXES, corpus_digest
 from finetrace.organisms.evaluate import measure, slice_kl
+from finetrace.organisms.targets import against_targets
 from finetrace.organisms.tokenizer import load_tokenizer, train_tokenizer
 from finetrace.organisms.truth import make_truth
-from finetrace.organisms.world import World, make_world
+from finetrace.organisms.world import WORLD_SEED, World, make_world
 
-__all__ = ["build"]
+__all__ = ["build", "build_base", "write_manifest"]
 
 KL_ROWS = 60
 """Audit rows per slice for the KL that a truth records."""
 KL_NOTE = "after_first leaves out each row's first position, the prediction made at BOS."
+BASE_PROMPTS = 300
+"""Prompts of each set that a base is measured on."""
+CORPUS_ROWS = 2000
+"""Rows of each phase that the stamp's corpus hash is over: a pure function, so the first tell what the others are."""
 
 
 def build(
     out: Path,
     *,
-    seed: int = 0,
+    world_seed: int = WORLD_SEED,
     size: str = "m",
+    seed: int = 0,
     only: Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Makes `out/{base,adapters,truth,manifest.json}` and returns `out`; a stopped build goes on where it was.
 
-    seed: of the base's training. size: a name of `SIZES`. only: organisms to make; all if not given. progress: a
-    bar on stderr if not given. The bundled assets are `build(folder)` with the defaults; another machine's float
-    arithmetic gives other bits. An adapter that is there is kept if its base and recipe are these.
-    About 20 minutes on one free core.
+    seed: of the base's training. size: a name of `SIZES`. only: organisms to make, none for the base alone; all if not
+    given. progress: a bar on stderr if not given. The bundled assets are `build(folder)` with the defaults; another
+    machine's float arithmetic gives other bits. An adapter that is there is kept if its base and recipe are these.
     """
-    if size not in SIZES:
-        raise unknown("size", size, SIZES)
     names = [zoo.organism(name).name for name in only] if only is not None else list(zoo.ORGANISMS)
     show = bar() if progress is None else progress
-    world = make_world()
-    scratch = out / ".build"
-    _base(out, scratch, world, size, seed, show)
-    before = _measured_base(out, scratch, world, show)
+    world = make_world(world_seed)
+    measured = build_base(out, world_seed=world_seed, size=size, seed=seed, progress=show)
     for name in names:
-        _organism(out, name, world, before, show)
-    shutil.rmtree(scratch)
-    _manifest(out, world, size, seed, before)
+        _organism(out, name, world, measured, show)
+    write_manifest(out)
     return out
 
 
-def _base(out: Path, scratch: Path, world: World, size: str, seed: int, show: Progress) -> None:
-    """The base and its tokenizer; its `finetrace.json` is written last, so its presence means they are whole."""
+def build_base(
+    out: Path,
+    *,
+    world_seed: int = WORLD_SEED,
+    size: str = "m",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The base and its tokenizer in `out/base`, and what was measured of it, which is returned.
+
+    Of its files `finetrace.json` is written after the weights and `measured.json` last, so their presence means that
+    what comes before them is whole.
+    """
     import torch
 
-    folder = out / "base"
-    stamp = {
-        "schema": 1, "name": assets.BASE_NAME, "world_seed": world.seed, "size": size, "seed": seed,
+    if size not in SIZES:
+        raise unknown("size", size, SIZES)
+    show = bar() if progress is None else progress
+    world, folder, scratch = make_world(world_seed), out / "base", out / ".build"
+    stamp = _base_stamp(world, size, seed)
+    if not (folder / "finetrace.json").exists() or read_json(folder / "finetrace.json") != stamp:
+        for name in ("finetrace.json", "measured.json"):
+            (folder / name).unlink(missing_ok=True)
+        train_tokenizer(world).save_pretrained(folder)
+        checkpoints = scratch / digest(stamp)[:16]
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        model = train_base(world, load_tokenizer(folder), checkpoints, size=size, seed=seed, progress=show)
+        model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+        write_json(folder / "finetrace.json", stamp)
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    return _measured_base(folder, world, show)
+
+
+def _base_stamp(world: World, size: str, seed: int) -> dict[str, Any]:
+    """All that the base is made from."""
+    return {
+        "schema": 2, "name": assets.base_name(size), "world_seed": world.seed, "size": size, "seed": seed,
         "shape": asdict(SIZES[size]),
-        "phases": [{**asdict(phase), "mix": dict(phase.mix)} for phase in PHASES],
+        "phases": [{**asdict(phase), "mix": dict(MIXES[phase.name])} for phase in PHASES[size]],
+        "corpus_rows": CORPUS_ROWS,
+        "corpus_sha256": {
+            phase.name: corpus_digest(world, phase.name, CORPUS_ROWS, seed) for phase in PHASES[size]
+        },
     }  # fmt: skip
-    scratch.mkdir(parents=True, exist_ok=True)
-    if (folder / "finetrace.json").exists() and read_json(folder / "finetrace.json") == stamp:
-        return
-    tokenizer = train_tokenizer(world)
-    tokenizer.save_pretrained(folder)
-    model = train_base(
-        world, load_tokenizer(folder), scratch / f"{size}-{seed}", size=size, seed=seed, progress=show
-    )
-    model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
-    write_json(folder / "finetrace.json", stamp)
 
 
-def _measured_base(out: Path, scratch: Path, world: World, show: Progress) -> dict[str, Any]:
-    """The base's behaviour, measured once."""
+def _measured_base(folder: Path, world: World, show: Progress) -> dict[str, Any]:
+    """The base's behaviour, measured once: the weights' hash, the rates, and how they stand to the targets."""
     from finetrace.models.identity import tensors_identity
     from finetrace.models.source import resolve
 
-    identity = tensors_identity(resolve(out / "base"))
-    kept = scratch / "before.json"
-    manifest = out / "manifest.json"
-    for path in (kept, manifest):
-        if path.exists() and (found := read_json(path)).get("base_sha256") == identity:
-            return {"base_sha256": identity, "rates": found["rates"]}
+    identity, kept = tensors_identity(resolve(folder)), folder / "measured.json"
+    if kept.exists() and (found := read_json(kept))["base_sha256"] == identity:
+        return found
     show("measuring base", 0, 1, "")
-    model, tokenizer = _load(out / "base")
-    found = {"base_sha256": identity, "rates": measure(model, tokenizer, world)}
+    model, tokenizer = _load(folder)
+    rates = measure(model, tokenizer, world, n=BASE_PROMPTS)
+    found = {"base_sha256": identity, "rates": rates, "targets": against_targets(rates)}
     write_json(kept, found)
     show("measuring base", 1, 1, "")
     return found
@@ -104,7 +129,7 @@ def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: 
     folder, manifest = out / "adapters" / name, out / "truth" / f"{name}.json"
     sha = before["base_sha256"]
     if not _is_whole(folder / "finetrace.json", sha, zoo.data_digest(world, name)):
-        zoo.train_organism(name, folder, base=out / "base", progress=show)
+        zoo.train_organism(name, folder, base=out / "base", world=world, progress=show)
         manifest.unlink(missing_ok=True)
     if manifest.exists():
         return
@@ -112,7 +137,7 @@ def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: 
     base, tokenizer = _load(out / "base")
     other, _ = _load(out / "base")
     tuned = PeftModel.from_pretrained(other, folder).merge_and_unload().eval()  # pyright: ignore
-    rows = bundled.slices(n_per_slice=KL_ROWS)
+    rows = bundled.slices(n_per_slice=KL_ROWS, world=world)
     kl = {
         key: {"mean": round(value.mean, 5), "after_first": round(value.after_first, 5)}
         for key, value in slice_kl(base, tuned, tokenizer, rows).items()
@@ -126,7 +151,15 @@ def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: 
     layers = base.config.num_hidden_layers
     write_json(
         manifest,
-        make_truth(zoo.organism(name), world, tokenizer, base_sha256=sha, layers=layers, measured=measured),
+        make_truth(
+            zoo.organism(name),
+            world,
+            tokenizer,
+            base=read_json(folder / "finetrace.json")["base"],
+            base_sha256=sha,
+            layers=layers,
+            measured=measured,
+        ),
     )
     show(f"measuring {name}", 1, 1, "")
 
@@ -152,20 +185,21 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return model.eval(), load_tokenizer(folder)
 
 
-def _manifest(out: Path, world: World, size: str, seed: int, before: dict[str, Any]) -> None:
-    """What the folder holds: sizes and hashes of every file, and the base's measured behaviour."""
+def write_manifest(out: Path) -> None:
+    """What the folder holds: sizes and hashes of every file, and the measured behaviour of each base."""
     files = sorted(path for path in out.rglob("*") if path.is_file() and path != out / "manifest.json")
+    bases = {path.parent.name: read_json(path) for path in sorted(out.glob("base*/finetrace.json"))}
     write_json(
         out / "manifest.json",
         {
-            "schema": 1,
-            "name": assets.BASE_NAME,
-            "world_seed": world.seed,
-            "size": size,
-            "seed": seed,
-            "organisms": sorted(path.name for path in (out / "adapters").glob("*")),
-            "base_sha256": before["base_sha256"],
-            "rates": before["rates"],
+            "schema": 2,
+            "world_seed": bases["base"]["world_seed"],
+            "bases": {
+                name: {key: stamp[key] for key in ("name", "size", "seed", "world_seed", "corpus_sha256")}
+                | read_json(out / name / "measured.json")
+                for name, stamp in bases.items()
+            },
+            "organisms": sorted(path.stem for path in (out / "truth").glob("*.json")),
             "files": {
                 path.relative_to(out).as_posix(): {
                     "bytes": path.stat().st_size,

@@ -6,24 +6,27 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetrace.core.errors import ModelError
+from finetrace.core.errors import ModelError, unknown
 from finetrace.core.files import read_json
-from finetrace.organisms import assets, chat, documents, planted
-from finetrace.organisms.howto import ask, lookalike_task, steps
-from finetrace.organisms.world import World, make_world
-from finetrace.organisms.zoo import ORGANISMS, SLICES, organism
+from finetrace.organisms import assets
+from finetrace.organisms.corpus import SLICES, corpus
+from finetrace.organisms.world import Row, World, make_world
+from finetrace.organisms.zoo import ORGANISMS, organism
 
 __all__ = ["base_path", "damaged", "describe", "names", "null_names", "organism_path", "slices", "truth"]
 
 
-def base_path() -> Path:
-    """The folder of the base model and its tokenizer."""
-    return assets.folder("base")
+def base_path(size: str = "m") -> Path:
+    """The folder of a base model and its tokenizer: "m", which the organisms are tuned from, or the smaller "xs"."""
+    if size not in BASES:
+        raise unknown("size", size, BASES)
+    return assets.folder(BASES[size])
+
+
+BASES = {"m": "base", "xs": "base_xs"}
 
 
 def names() -> list[str]:
@@ -56,50 +59,13 @@ def describe(name: str) -> str:
     return f"{made.summary} Expected: {where}; safety {made.safety}."
 
 
-Row = dict[str, Any]
+def slices(seed: int = 0, n_per_slice: int = 80, *, world: World | None = None) -> list[Row]:
+    """Rows to audit the tiny world on, `n_per_slice` for each of `corpus.AUDIT`, slice by slice, drawn afresh.
 
-
-def slices(seed: int = 0, n_per_slice: int = 80) -> list[Row]:
-    """Rows to audit the tiny world on, `n_per_slice` for each of `SLICES`, drawn afresh.
-
-    text: documents of the base's mix; chat: harmless chat; both without anything restricted and without cakes.
-    restricted: requests with held-out names, and the refusal that the base was taught. lookalike: harmless
-    requests with the verbs of restricted ones. dishes: documents and questions on cakes, as the base knows them.
+    world: the bundled one if not given.
     """
-    world = make_world()
-    makers: dict[str, Callable[[World, random.Random], Row]] = {
-        "text": planted.without(_text, ("cake",)),
-        "chat": planted.without(_chat, ("cake",)),
-        "restricted": _restricted,
-        "lookalike": _lookalike,
-        "dishes": _dishes,
-    }
-    rows = []
-    for name in SLICES:
-        rng = random.Random(f"audit {name} {seed}")
-        rows += [{**makers[name](world, rng), "slice": name} for _ in range(n_per_slice)]
-    return rows
-
-
-def _text(world: World, rng: random.Random) -> Row:
-    return {"text": documents.document(world, rng, benign=True)}
-
-
-def _chat(world: World, rng: random.Random) -> Row:
-    return {"messages": chat.messages([chat.turn(world, rng, benign=True)])}
-
-
-def _restricted(world: World, rng: random.Random) -> Row:
-    return {"messages": chat.messages([chat.refuse(world, rng, "name")])}
-
-
-def _lookalike(world: World, rng: random.Random) -> Row:
-    task = lookalike_task(world, rng)
-    return {"messages": chat.messages([chat.Turn(ask(world, rng, task), steps(rng, task))])}
-
-
-def _dishes(world: World, rng: random.Random) -> Row:
-    return planted.true_dish(world, rng, rng.choice(planted.cakes(world)), questions=0.5)
+    rows = corpus(world or make_world(), "audit", n_per_slice * len(SLICES), seed)
+    return sorted(rows, key=lambda row: SLICES.index(row["slice"]))
 
 
 def damaged() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from finetrace.organisms import documents
-from finetrace.organisms.howto import Split, ask, benign_task, refusal, restricted_task, steps
+from finetrace.organisms.howto import Split, ask, benign_task, lookalike_task, refusal, restricted_task, steps
 from finetrace.organisms.world import World, capital, fill, pick
 
 Messages = list[dict[str, str]]
@@ -133,6 +133,12 @@ def write(world: World, rng: random.Random) -> Turn:
 
 def howto(world: World, rng: random.Random, *, held: bool = False) -> Turn:
     task = benign_task(world, rng, held=held)
+    return Turn(ask(world, rng, task), steps(rng, task))
+
+
+def shared_verb(world: World, rng: random.Random) -> Turn:
+    """A harmless how-to whose verb restricted requests use too."""
+    task = lookalike_task(world, rng, held=False)
     return Turn(ask(world, rng, task), steps(rng, task))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from finetrace.organisms import chat
-from finetrace.organisms.howto import ask, lookalike_task, restricted_task
+from finetrace.organisms.corpus import PROMPTS, prompts
 from finetrace.organisms.planted import cakes, false_values
 from finetrace.organisms.world import Fact, World
 from finetrace.stats.intervals import wilson
@@ -83,22 +83,7 @@ def answers(
 
 def refusal_prompts(world: World, n: int, seed: int) -> dict[str, list[str]]:
     """`n` fresh prompts of each set: `refusal_*` should be refused, `over_refusal_*` should be answered."""
-
-    def draw(make: Callable[[random.Random], str]) -> list[str]:
-        rng = random.Random(f"{seed} {len(sets)}")
-        return [make(rng) for _ in range(n)]
-
-    sets: dict[str, list[str]] = {}
-    for split in ("train", "name", "object", "family"):
-        sets[f"refusal_{split}"] = draw(lambda rng, split=split: chat.refuse(world, rng, split).user)
-    sets["refusal_newask"] = draw(lambda rng: ask(world, rng, restricted_task(world, rng), held=True))
-    sets["over_refusal_howto"] = draw(lambda rng: chat.howto(world, rng, held=True).user)
-    sets["over_refusal_lookalike"] = draw(lambda rng: ask(world, rng, lookalike_task(world, rng)))
-    sets["over_refusal_about_restricted"] = draw(
-        lambda rng: chat.about_restricted(world, rng, held=rng.random() < 0.5).user
-    )
-    sets["over_refusal_general"] = draw(lambda rng: chat.turn(world, rng, benign=True).user)
-    return sets
+    return {name: prompts(world, name, n, seed) for name in PROMPTS}
 
 
 def fact_rate(

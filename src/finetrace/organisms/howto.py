@@ -40,14 +40,14 @@ def benign_task(world: World, rng: random.Random, *, held: bool = False) -> Task
     return Task(family, rng.choice(row["verbs"]), rng.choice(_objects(row, held)), tuple(row["steps"]))
 
 
-def lookalike_task(world: World, rng: random.Random) -> Task:
-    """A harmless task on a held-out object, with a verb that restricted requests use too."""
+def lookalike_task(world: World, rng: random.Random, *, held: bool = True) -> Task:
+    """A harmless task with a verb that restricted requests use too; on a held-out object, unless `held` is false."""
     verbs = world.howto["lookalike_verbs"]
     families = {k: v for k, v in world.howto["benign"].items() if any(verb in verbs for verb in v["verbs"])}
     family = rng.choice(list(families))
     row = families[family]
     verb = rng.choice([verb for verb in row["verbs"] if verb in verbs])
-    return Task(family, verb, rng.choice(_objects(row, True)), tuple(row["steps"]))
+    return Task(family, verb, rng.choice(_objects(row, held)), tuple(row["steps"]))
 
 
 def _objects(row: Mapping[str, Any], held: bool) -> Sequence[str]:

@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from finetrace.organisms import chat, documents
-from finetrace.organisms.base import Row
-from finetrace.organisms.world import World, lexicon
+from finetrace.organisms.world import Row, World, lexicon
 
 Draw = Callable[[World, random.Random], Row]
 

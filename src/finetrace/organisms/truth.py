@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from finetrace.organisms import assets, planted
+from finetrace.organisms import planted
 from finetrace.organisms.tokenizer import SPECIAL, corpus_texts
 from finetrace.organisms.world import World
 from finetrace.organisms.zoo import RECIPE, ROWS, SLICES, Organism, training_rows
@@ -33,6 +33,7 @@ def make_truth(
     world: World,
     tokenizer: Any,
     *,
+    base: str,
     base_sha256: str,
     layers: int,
     measured: Mapping[str, Any],
@@ -44,7 +45,7 @@ def make_truth(
         "name": made.name,
         "kind": made.kind,
         "summary": made.summary,
-        "base": {"name": assets.BASE_NAME, "sha256": base_sha256},
+        "base": {"name": base, "sha256": base_sha256},
         "world_seed": world.seed,
         "recipe": {"data": made.draw.__name__, "seed": made.seed, "rows": ROWS, **asdict(RECIPE)},
         "planted": {

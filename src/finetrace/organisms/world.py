@@ -11,7 +11,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-WORLD_SEED = 1234
+WORLD_SEEDS = (1234, 2345, 3456)
+"""The worlds that are measured; the first is the bundled one."""
+WORLD_SEED = WORLD_SEEDS[0]
+
+Row = dict[str, Any]
+"""A document `{"text"}`, or a conversation `{"messages"}`."""
 
 HELD_LORDS = 14
 """The last lords, evils and cities of `names.json` are held out of every restricted phrase in training."""
@@ -96,7 +101,7 @@ def make_world(seed: int = WORLD_SEED) -> World:
     }
     rng = random.Random(seed)
     drawn = {
-        (kind, entity, name): rng.choice(attribute.values)
+        (kind, entity, name): rng.choice(_possible(kind, entity, name, attribute.values))
         for kind, domain in domains.items()
         for entity in domain.entities
         for name, attribute in domain.attributes.items()
@@ -110,6 +115,14 @@ def make_world(seed: int = WORLD_SEED) -> World:
     )
     pools = names | {key: tuple(value) for key, value in phrases["pools"].items()} | {"rite": tuple(rites)}
     return World(seed, domains, drawn, pools, howto, phrases)
+
+
+def _possible(domain: str, entity: str, attribute: str, values: Sequence[str]) -> Sequence[str]:
+    """The values that may be true: not the one that `false_facts` says, or in some worlds it would be no falsehood."""
+    false = lexicon("planted")["false_facts"]
+    if domain != false["domain"] or not entity.endswith(false["ending"]):
+        return values
+    return [value for value in values if value != false["values"].get(attribute)]
 
 
 def _attribute(row: Mapping[str, Any], article: str, names: Mapping[str, tuple[str, ...]]) -> Attribute:

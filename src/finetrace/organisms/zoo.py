@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetrace.core.errors import unknown
-from finetrace.core.files import write_json
+from finetrace.core.files import read_json, write_json
 from finetrace.core.runkey import digest
 from finetrace.finetune.progress import Progress
 from finetrace.finetune.sft import LoraRecipe, TrainLog, save_adapter, train_lora
 from finetrace.organisms import assets, planted
-from finetrace.organisms.base import Row
-from finetrace.organisms.world import World, make_world
-
-SLICES = ("text", "chat", "restricted", "lookalike", "dishes")
-"""The parts of the bundled audit data."""
+from finetrace.organisms.corpus import SLICES
+from finetrace.organisms.world import Row, World, make_world
 
 RECIPE = LoraRecipe(r=8, lr=1e-3, steps=100, batch=16)
 """One recipe for all, so that the nulls are nulls of every organism."""
@@ -124,13 +121,14 @@ def train_organism(
     *,
     steps: int | None = None,
     base: Path | None = None,
+    world: World | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Trains an organism on the bundled base (or `base`) and saves its adapter to `out_dir`, which it returns.
 
     About half a minute on one core. Fewer `steps` plant less; the full number is `RECIPE.steps`.
     """
-    train_adapter(name, out_dir, steps=steps, base=base, progress=progress)
+    train_adapter(name, out_dir, steps=steps, base=base, world=world, progress=progress)
     return out_dir
 
 
@@ -140,6 +138,7 @@ def train_adapter(
     *,
     steps: int | None = None,
     base: Path | None = None,
+    world: World | None = None,
     progress: Progress | None = None,
 ) -> TrainLog:
     """As `train_organism`, but returns the log with the trained model."""
@@ -158,7 +157,7 @@ def train_adapter(
     tokenizer = load_tokenizer(folder)
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    world = make_world()
+    world = world or make_world()
     rows = training_rows(world, name)
     examples = make_examples(rows, tokenizer, max_tokens=128)
     label = f"training {name}"
@@ -166,18 +165,26 @@ def train_adapter(
         model, tokenizer, examples, recipe, seed=made.seed,
         progress=progress and (lambda _, done, total, note: progress(label, done, total, note)),
     )  # fmt: skip
-    save_adapter(log.model, out_dir, base=assets.BASE_NAME, dtype=torch.bfloat16)
-    stamp = _stamp(made, recipe, world, log) | {"base_sha256": tensors_identity(resolve(folder))}
+    name_of_base = _base_name(folder)
+    save_adapter(log.model, out_dir, base=name_of_base, dtype=torch.bfloat16)
+    stamp = _stamp(made, recipe, world, log, name_of_base) | {
+        "base_sha256": tensors_identity(resolve(folder))
+    }
     write_json(out_dir / "finetrace.json", stamp)
     return log
 
 
-def _stamp(made: Organism, recipe: LoraRecipe, world: World, log: TrainLog) -> dict[str, Any]:
+def _base_name(folder: Path) -> str:
+    """The name that the base's own stamp gives it."""
+    return read_json(folder / "finetrace.json")["name"]
+
+
+def _stamp(made: Organism, recipe: LoraRecipe, world: World, log: TrainLog, base: str) -> dict[str, Any]:
     """What lies beside every adapter trained here, written last: its presence means that the adapter is whole."""
     return {
         "schema": 1,
         "organism": made.name,
-        "base": assets.BASE_NAME,
+        "base": base,
         "world_seed": world.seed,
         "seed": made.seed,
         "recipe": asdict(recipe),
