@@ -15,7 +15,7 @@ from benchmarks.case import Arm, Case, Preset, Work
 from benchmarks.floor import products
 from finetrace.data import batches, build_corpus, padded_tokens, read_rows, shards
 from finetrace.data.corpus import Corpus
-from finetrace.engine import PAIR, SELF, Contrast, Job, Shape, Subject, run_pass
+from finetrace.engine import PAIR, SELF, Contrast, Job, Shape, make_subject, run_pass
 from finetrace.engine.run import ECHO_COLUMNS
 from finetrace.methods.kl import METHOD, Config
 from finetrace.methods.kl.observe import observer
@@ -106,15 +106,12 @@ def _together(preset: Preset, dtype: torch.dtype, folder: Path, *, compiled: boo
 
 def _jobs(pair: Pair, corpus: Corpus, journal: Path) -> list[Job]:
     config = Config()
-    subject = Subject(
-        corpus.slices, pair.n_layers, pair.d_model, pair.vocab_size, 0, lambda ids: tuple(str(i) for i in ids)
-    )
     return [
         Job(
             METHOD.name,
             contrast,
             METHOD.needs(config),
-            lambda: observer(config, subject),
+            lambda contrast=contrast: observer(config, make_subject(pair, corpus.slices, contrast.side, 0)),
             journal / str(number),
         )
         for number, contrast in enumerate(CONTRASTS)

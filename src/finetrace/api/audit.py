@@ -14,7 +14,7 @@ from finetrace.api.found import Found
 from finetrace.api.names import is_bundled
 from finetrace.api.nulls import with_trained_nulls
 from finetrace.api.opening import open_request
-from finetrace.api.plan import Item, contrasts, items, jobs, null_names, subject
+from finetrace.api.plan import Item, contrasts, items, jobs, null_names
 from finetrace.api.request import Chosen, Request
 from finetrace.api.verdicts import findings
 from finetrace.api.watch import Watch
@@ -153,7 +153,7 @@ class Maker:
             f"Reading {corpus.n_tokens:,} tokens with the base and {sides} other sides", corpus.n_tokens
         )
         began = time.time()
-        work = jobs(missing, self._shelf, subject(self._request, pair, corpus))
+        work = jobs(missing, self._shelf, self._request, pair, corpus)
         observers = run_pass(
             pair, corpus, work, shape=self._request.shape, advance=watch.advance, tell=watch.tell
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from finetrace.api.request import Chosen, Request
 from finetrace.core.runkey import digest, run_key
 from finetrace.core.shelf import Address, Shelf
 from finetrace.data import Corpus
-from finetrace.engine import PAIR, SELF, Contrast, Job, Subject
+from finetrace.engine import PAIR, SELF, Contrast, Job, Observer, Subject, make_subject
 from finetrace.models import Pair
 
 BASE, TUNED = "base", "tuned"
@@ -95,35 +95,23 @@ def _address(
     return Address(base, organism, variant, chosen.card.name, key)
 
 
-def jobs(missing: Sequence[Item], shelf: Shelf, subject: Subject) -> list[Job]:
+def jobs(missing: Sequence[Item], shelf: Shelf, request: Request, pair: Pair, corpus: Corpus) -> list[Job]:
     return [
         Job(
             method=item.chosen.card.name,
             contrast=item.contrast,
             needs=item.chosen.card.needs(item.chosen.config),
-            observer=lambda item=item: item.chosen.card.part("observe").observer(item.chosen.config, subject),
+            observer=observer_maker(item.chosen, subject(request, pair, corpus, item.contrast.side)),
             journal=shelf.scratch(item.address),
         )
         for item in missing
     ]
 
 
-def subject(request: Request, pair: Pair, corpus: Corpus) -> Subject:
-    return Subject(
-        slices=corpus.slices,
-        n_layers=pair.n_layers,
-        d_model=pair.d_model,
-        vocab_size=pair.vocab_size,
-        seed=request.seed,
-        spell=lambda ids: spell(pair.tokenizer, ids),
-    )
+def observer_maker(chosen: Chosen, known: Subject) -> Callable[[], Observer]:
+    return lambda: chosen.card.part("observe").observer(chosen.config, known)
 
 
-def spell(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """One string a token. Decoding alone would drop the leading space that SentencePiece marks with '▁'."""
-    pieces = tokenizer.convert_ids_to_tokens(list(ids))
-    texts = [tokenizer.decode([i]) for i in ids]
-    return tuple(
-        " " + text if piece and piece.startswith(("▁", "Ġ")) and not text.startswith(" ") else text
-        for piece, text in zip(pieces, texts, strict=True)
-    )
+def subject(request: Request, pair: Pair, corpus: Corpus, side: str = TUNED) -> Subject:
+    """What an observer of the base against `side` may know."""
+    return make_subject(pair, corpus.slices, side, request.seed)

@@ -34,7 +34,7 @@ def findings(
 def _finding(chosen: Chosen, results: Results, tests: int, against: str) -> Finding:
     """One method's pair Result, read against the floor and the nulls."""
     card, pair = chosen.card, results[PAIR]
-    page = card.part("describe").describe(pair)
+    page = card.part("describe").describe(pair, _group(results, against))
     verdicts = _verdicts(chosen, results, tests, against)
     return Finding(
         method=card.name,

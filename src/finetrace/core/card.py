@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, Final, Literal
 
 from finetrace.core.errors import unknown
 
 GROUP = "finetrace.methods"
+ALL: Final = "all"
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 # What importing a stranger's card can raise: listed, so that a bug of ours is not mistaken for theirs.
 _CARD_ERRORS = (
@@ -32,12 +33,14 @@ _CARD_ERRORS = (
 class Needs:
     """What a method wants of the pass: the only statement of it.
 
-    logits: whether it sees logit chunks. layers: residual-stream layers, as ints or relative floats in [0, 1].
-    slices: the slices it reads, or None for all of them.
+    logits: whether it sees logit chunks. lens: None for the models' own logits; else the layer whose residual stream they
+    are read from, through each side's final norm and head. layers: residual-stream layers, as ints or relative floats in
+    [0, 1], or ALL. slices: the slices it reads, or None for all of them.
     """
 
     logits: bool = False
-    layers: tuple[int | float, ...] = ()
+    lens: int | float | None = None
+    layers: tuple[int | float, ...] | Literal["all"] = ()
     slices: tuple[str, ...] | None = None
 
 

@@ -9,22 +9,28 @@ if TYPE_CHECKING:
     from finetrace.engine.observer import PAIR, SELF, Contrast, Job, Observer
     from finetrace.engine.run import run_pass
     from finetrace.engine.shape import Shape
-    from finetrace.engine.step import LogitChunk, Step, Subject
+    from finetrace.engine.step import LogitChunk, Step
+    from finetrace.engine.subject import Lens, Subject, make_subject
 
 __all__ = [
     "PAIR",
     "SELF",
     "Contrast",
     "Job",
+    "Lens",
     "LogitChunk",
     "Observer",
     "Shape",
     "Step",
     "Subject",
+    "make_subject",
     "run_pass",
 ]
 
-_HOMES = {"Shape": "shape", "run_pass": "run", "LogitChunk": "step", "Step": "step", "Subject": "step"}
+_HOMES = {
+    "Shape": "shape", "run_pass": "run", "LogitChunk": "step", "Step": "step",
+    "Subject": "subject", "Lens": "subject", "make_subject": "subject",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

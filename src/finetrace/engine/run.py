@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from finetrace.core.card import ALL
 from finetrace.core.errors import ModelError
 from finetrace.data import Batch, Corpus, Shard, batches, shards
 from finetrace.engine import journal
@@ -146,8 +147,9 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
 
 def _feed(pair: Pair, batch: Batch, crew: _Crew) -> None:
     """One batch: base once, each contrast once, then steps, then chunks."""
-    layers = {layer_index(layer, pair.n_layers) for job in crew.jobs for layer in job.needs.layers}
-    wanted, final = tuple(sorted(layers)), bool(crew.heads)
+    streams = _streams(pair, crew)
+    wanted = tuple(sorted(_layers(pair, crew.jobs) | {layer for _, layer in streams if layer is not None}))
+    final = any(layer is None for _, layer in streams)
     base = pair.trunk("base", batch.ids, batch.attention, wanted, final)
     others: dict[Contrast, Hidden] = {}
     for contrast in dict.fromkeys(job.contrast for job in crew.jobs):
@@ -156,11 +158,33 @@ def _feed(pair: Pair, batch: Batch, crew: _Crew) -> None:
     pairs = list(zip(crew.jobs, crew.observers, strict=True))
     for job, observer in pairs:
         observer.see(steps[job.contrast])
-    if final:
-        for contrast, chunk in _chunks(pair, batch, base, others, steps, crew):
-            for job, observer in pairs:
-                if job.needs.logits and job.contrast == contrast:
-                    observer.see_logits(chunk)
+    for layer in dict.fromkeys(layer for _, layer in streams):
+        heads = {contrast: crew.heads[contrast] for contrast, at in streams if at == layer}
+        read = _Read(layer, base, {contrast: others[contrast] for contrast in heads}, heads)
+        for contrast, chunk in _chunks(pair, batch, read, steps, crew.kernel):
+            for observer in streams[contrast, layer]:
+                observer.see_logits(chunk)
+
+
+def _layers(pair: Pair, jobs: Sequence[Job]) -> set[int]:
+    """The layers that some job sees."""
+    wanted: set[int] = set()
+    for job in jobs:
+        asked = job.needs.layers
+        wanted.update(
+            range(pair.n_layers) if asked == ALL else (layer_index(which, pair.n_layers) for which in asked)
+        )
+    return wanted
+
+
+def _streams(pair: Pair, crew: _Crew) -> dict[tuple[Contrast, int | None], list[Observer]]:
+    """Who reads which logits: of a contrast, from the last layer (None) or through the lens at one."""
+    found: dict[tuple[Contrast, int | None], list[Observer]] = {}
+    for job, observer in zip(crew.jobs, crew.observers, strict=True):
+        if job.needs.logits:
+            at = None if job.needs.lens is None else layer_index(job.needs.lens, pair.n_layers)
+            found.setdefault((job.contrast, at), []).append(observer)
+    return found
 
 
 # Columns that an echo is wider by: enough for attention kernels to cut the row otherwise.
@@ -199,26 +223,40 @@ def _step(batch: Batch, base: Hidden, other: Hidden) -> Step:
     )
 
 
+@dataclass(frozen=True)
+class _Read:
+    """Hidden states that logits are read from: of the last layer (None) or through the lens at one."""
+
+    layer: int | None
+    base: Hidden
+    others: dict[Contrast, Hidden]
+    heads: dict[Contrast, HeadChange | None]
+
+    def normed(self, pair: Pair, contrast: Contrast | None, where: tuple[Tensor, Tensor]) -> Tensor:
+        """What goes into a side's head for the tokens `where`, [token, d_model]; contrast None: the base's."""
+        hidden = self.base if contrast is None else self.others[contrast]
+        if self.layer is None:
+            return _final(hidden)[where]
+        side, scale = ("base", 1.0) if contrast is None else (contrast.side, contrast.scale)
+        with nullcontext() if scale == 1.0 else pair.scale_adapter(side, scale):
+            return pair.normed(side, hidden.layers[self.layer][where])
+
+
 def _chunks(
-    pair: Pair,
-    batch: Batch,
-    base: Hidden,
-    others: dict[Contrast, Hidden],
-    steps: dict[Contrast, Step],
-    crew: _Crew,
+    pair: Pair, batch: Batch, read: _Read, steps: dict[Contrast, Step], kernel: Kernel | None
 ) -> Iterator[tuple[Contrast, LogitChunk]]:
     """Chunks of kept tokens; the base's logits are made once for all contrasts."""
     rows, positions = batch.keep.nonzero(as_tuple=True)
     size, base_head = chunk_tokens(pair.vocab_size), pair.head("base")
     for start in range(0, len(rows), size):
         where = (rows[start : start + size], positions[start : start + size])
-        hidden, target = _final(base)[where], pair.shared_index(batch.next_id[where])
+        hidden, target = read.normed(pair, None, where), pair.shared_index(batch.next_id[where])
         raw = raw_logits(base_head, hidden)
         log_probs = capped(base_head, raw).log_softmax(-1)
-        for contrast, change in crew.heads.items():
-            moved = raw_difference(base_head, change, hidden, _final(others[contrast])[where])
+        for contrast, change in read.heads.items():
+            moved = raw_difference(base_head, change, hidden, read.normed(pair, contrast, where))
             difference = logit_difference(base_head, raw, moved)
-            yield contrast, LogitChunk(steps[contrast], where, target, log_probs, difference, crew.kernel)
+            yield contrast, LogitChunk(steps[contrast], where, target, log_probs, difference, kernel)
 
 
 def _final(hidden: Hidden) -> Tensor:

@@ -14,21 +14,6 @@ from finetrace.engine.divergences import Divergences, Kernel, divergences, top
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What an observer may know before the first step; never which contrast it is.
-
-    slices: the names that `Step.slice` indexes. spell: token ids to their texts, one string a token.
-    """
-
-    slices: tuple[str, ...]
-    n_layers: int
-    d_model: int
-    vocab_size: int
-    seed: int
-    spell: Callable[[list[int]], tuple[str, ...]]
-
-
-@dataclass(frozen=True)
 class Step:
     """One batch of one contrast, right-padded. Position p is the prediction made at token p of token p + 1.
 

@@ -8,6 +8,7 @@ from finetrace.models.pair import Pair, Side
 from finetrace.models.preflight import preflight
 from finetrace.models.probe import check_head
 from finetrace.models.source import Source, resolve
+from finetrace.models.words import Vocabulary, spell
 
 __all__ = [
     "Fit",
@@ -16,9 +17,11 @@ __all__ = [
     "Pair",
     "Side",
     "Source",
+    "Vocabulary",
     "check_head",
     "layer_index",
     "open_pair",
     "preflight",
     "resolve",
+    "spell",
 ]

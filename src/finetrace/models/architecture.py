@@ -25,6 +25,21 @@ class Anatomy:
     blocks: nn.ModuleList
 
     @property
+    def norm(self) -> nn.Module:
+        """The final norm, between the last block and the head; a ModelError if it cannot be told."""
+        found = [
+            module
+            for name, module in self.decoder.named_children()
+            if "norm" in type(module).__name__.lower() and "embed" not in name
+        ]
+        if len(found) != 1:
+            raise ModelError(
+                f"The final norm of {type(self.model).__name__} cannot be found: its decoder has {len(found)} norms "
+                "where one was expected; its layers cannot be read through the head."
+            )
+        return found[0]
+
+    @property
     def n_layers(self) -> int:
         return len(self.blocks)
 

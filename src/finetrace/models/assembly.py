@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetrace.core.errors import ModelError, unknown
-from finetrace.models import adapters, head, identity, loading, tokens, vocabulary
+from finetrace.models import adapters, head, identity, loading, tokens, vocabulary, words
 from finetrace.models.architecture import Anatomy, anatomy
 from finetrace.models.source import Source
 
@@ -61,7 +61,7 @@ class Loaded:
     """What is in memory.
 
     parts: body -> model; names: adapter side -> its name in PEFT; shared: base ids of the shared vocabulary, None for
-    all; bytes_shared: full side -> bytes held once with the base. heads, same: made on demand.
+    all; bytes_shared: full side -> bytes held once with the base. heads, same, vocabulary: made on demand.
     """
 
     parts: dict[str, Anatomy]
@@ -74,6 +74,7 @@ class Loaded:
     bytes_shared: dict[str, int]
     heads: dict[str, head.Head] = field(default_factory=dict)
     same: dict[str, bool] = field(default_factory=dict)
+    vocabulary: words.Vocabulary | None = None
 
 
 def assemble(plan: Plan) -> Loaded:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from finetrace.core.errors import ModelError
-from finetrace.models import adapters, identity, loading, tokens
+from finetrace.models import adapters, identity, loading, tokens, words
 from finetrace.models.architecture import Hidden, run_trunk
 from finetrace.models.assembly import BASE, TUNED, Loaded, Plan, assemble, head_rows, read_head, side_rows
 from finetrace.models.head import Head
@@ -253,6 +255,43 @@ class Pair:
             with self.open(side):
                 held.heads[side] = read_head(held, self.plan, side, self.config(side))
         return held.heads[side]
+
+    def normed(
+        self, side: str, hidden: Float[Tensor, "row d_model"], *, exact: bool = False
+    ) -> Float[Tensor, "row d_model"]:
+        """The side's own final norm, on residual states of any layer. exact: in float32 whatever the model's dtype."""
+        parts = self._loaded.parts[self.plan.body(side)]
+        with self.open(side), torch.inference_mode():
+            if not exact:
+                return parts.norm(hidden)
+            return copy.deepcopy(parts.norm).float()(hidden.to(self.device).float())
+
+    def lens(
+        self, side: str, vectors: Float[Tensor, "row d_model"], *, direction: bool
+    ) -> Float[Tensor, "row vocab"]:
+        """Residual vectors read through the side's final norm and head, float32, on the CPU.
+
+        direction: `vectors` are differences; the norm's shift, the head's bias and its cap are left out, so that
+        lens(-v) = -lens(v). Otherwise they are states, and the result is the logits of a logit lens.
+        """
+        head = self.head(side)
+        with torch.inference_mode():
+            seen = self.normed(side, vectors, exact=True)
+            if direction:
+                seen = seen - self.normed(side, torch.zeros_like(vectors[:1]), exact=True)
+                return (seen @ head.weight.float().T * head.scale).cpu()
+            bias = None if head.bias is None else head.bias.float()
+            return replace(head, weight=head.weight.float(), bias=bias).logits(seen).cpu()
+
+    @property
+    def vocabulary(self) -> words.Vocabulary:
+        """The shared vocabulary, token by token; made when first asked for."""
+        held = self._loaded
+        if held.vocabulary is None:
+            shared = held.shared
+            ids = range(head_rows(held.parts[BASE])) if shared is None else shared.tolist()
+            held.vocabulary = words.vocabulary(self.tokenizer, list(ids), self.head(BASE).weight)
+        return held.vocabulary
 
     def same_head(self, side: str) -> bool:
         """Whether the side's head is the base's own: same values, scale and cap."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finetrace.core.estimate import Estimate
 from finetrace.core.page import (
     Bars,
@@ -30,7 +32,7 @@ LABELS = {
 }
 
 
-def describe(result: Result) -> Page:
+def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     """Headline numbers first, then where it moved: by slice, role, position and size; then the texts themselves."""
     blocks: list[Block] = [Number(k, LABELS[k][0], result.numbers[k], LABELS[k][1]) for k in KEYS]
     blocks += _warnings(result)
