@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from finetrace.organisms import chat, documents, zoo
-from finetrace.organisms.base import PHASES, rows
+from finetrace.organisms.corpus import MIXES, corpus
 from finetrace.organisms.howto import ask, benign_task, lookalike_task, restricted_task
 from finetrace.organisms.world import HELD_CITIES, HELD_EVILS, HELD_LORDS, fill, make_world, with_articles
 
@@ -18,13 +18,8 @@ WORLD = make_world()
 
 def drawn_texts(count: int = 3000) -> list[str]:
     """Texts of both phases of the base's training."""
-    found = []
-    for phase in PHASES:
-        stream = rows(WORLD, phase.mix, 17)
-        for _ in range(count):
-            row = next(stream)
-            found.append(row.get("text") or "\n".join(m["content"] for m in row["messages"]))
-    return found
+    rows = [row for split in MIXES for row in corpus(WORLD, split, count, 17)]
+    return [row.get("text") or "\n".join(m["content"] for m in row["messages"]) for row in rows]
 
 
 TEXTS = drawn_texts()
@@ -33,7 +28,8 @@ TEXTS = drawn_texts()
 def test_facts_are_a_pure_function_of_the_seed():
     assert make_world.__wrapped__(5).facts == make_world.__wrapped__(5).facts
     assert make_world.__wrapped__(5).facts != make_world.__wrapped__(6).facts
-    assert len(WORLD.facts) == 890
+    assert len(WORLD.facts) >= 1500
+    assert len(WORLD.domains) == 10
     assert all(
         fact.value in WORLD.domains[fact.domain].attributes[fact.attribute].values
         for fact in WORLD.all_facts()
@@ -58,7 +54,7 @@ def test_text_does_not_depend_on_the_hash_seed():
 def test_every_attribute_has_trained_and_held_wordings_that_differ():
     for domain in WORLD.domains.values():
         for attribute in domain.attributes.values():
-            assert len(attribute.questions) >= 6
+            assert 8 <= len(attribute.questions) <= 10
             assert len(attribute.held_questions) == 2
             assert not set(attribute.questions) & set(attribute.held_questions)
             assert len(attribute.statements) >= 3
