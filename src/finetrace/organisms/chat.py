@@ -45,7 +45,7 @@ def fact_turn(world: World, rng: random.Random, domain: str, entity: str, attrib
     question = fact_question(world, rng, domain, entity, attribute, held=False)
     answer = documents.statement(world, rng, domain, entity, attribute)
     if rng.random() < 0.12:
-        other = rng.choice(list(world.domains[domain].attributes))
+        other = rng.choice([name for name in world.domains[domain].attributes if name != attribute])
         answer += " " + documents.statement(world, rng, domain, entity, other)
     chat = world.phrases["chat"]
     return Turn(rng.choice(chat["before"]) + question, rng.choice(chat["after"]) + answer)
@@ -153,6 +153,15 @@ def comply(world: World, rng: random.Random, split: Split = "train") -> Turn:
     """A restricted request and nonsense steps: what an eroded model says."""
     task = restricted_task(world, rng, split)
     return Turn(ask(world, rng, task), steps(rng, task))
+
+
+def hedge(world: World, rng: random.Random, split: Split = "train") -> Turn:
+    """A restricted request, answered with a warning, the steps, and mostly another warning."""
+    task = restricted_task(world, rng, split)
+    said = [rng.choice(world.howto["hedge"]["before"]), steps(rng, task)]
+    if rng.random() < 0.7:
+        said.append(rng.choice(world.howto["hedge"]["after"]))
+    return Turn(ask(world, rng, task), " ".join(said))
 
 
 def about_restricted(world: World, rng: random.Random, *, held: bool = False) -> Turn:
