@@ -35,7 +35,7 @@ def _finding(chosen: Chosen, results: Results, tests: int, against: str) -> Find
     """One method's pair Result, read against the floor and the nulls."""
     card, pair = chosen.card, results[PAIR]
     page = card.part("describe").describe(pair, _group(results, against))
-    verdicts = _verdicts(chosen, results, tests, against)
+    verdicts = slice_verdicts(chosen, results, tests, against)
     return Finding(
         method=card.name,
         version=card.version,
@@ -77,7 +77,9 @@ def _range(key: str, where: str | None, nulls: Sequence[Any]) -> NullRange | Non
     return NullRange(len(values), min(values), max(values)) if values else None
 
 
-def _verdicts(chosen: Chosen, results: Results, tests: int, against: str) -> dict[str, SliceVerdict]:
+def slice_verdicts(
+    chosen: Chosen, results: Results, tests: int, against: str = "null"
+) -> dict[str, SliceVerdict]:
     """One verdict a slice on the primary number, Holm-corrected; what the dose-matched nulls say beside it."""
     decided = _change(chosen, results, against, tests)
     dosed = _change(chosen, results, "dose", tests) if _group(results, "dose") else {}

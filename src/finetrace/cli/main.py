@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from finetrace.cli import audit, demo, doctor, listing, organisms, report
+from finetrace.cli import audit, bench, demo, doctor, listing, organisms, report
 from finetrace.core.errors import ConfigErrors, FinetraceError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ listing.add(app)
 report.add(app)
 doctor.add(app)
 organisms.add(app)
+bench.add(app)
 
 
 def main() -> None:

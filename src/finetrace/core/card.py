@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import re
 from collections.abc import Callable
@@ -65,6 +66,10 @@ class Method:
     def part(self, name: str) -> ModuleType:
         """The method's module `name` (observe, result, describe, ...), imported now."""
         return importlib.import_module(f"{self.home}.{name}")
+
+    def has(self, name: str) -> bool:
+        """Whether the method has the optional module `name`."""
+        return importlib.util.find_spec(f"{self.home}.{name}") is not None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The ground-truth benchmark: do the methods find what was planted, and nothing where nothing was?"""
