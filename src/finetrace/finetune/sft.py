@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with LoRA, for any causal language model that transformers loads."""
+"""Supervised fine-tuning with LoRA or of all weights, for any causal language model that transformers loads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoraRecipe", "TrainLog", "save_adapter", "train_lora"]
+__all__ = ["FullRecipe", "LoraRecipe", "TrainLog", "save_adapter", "train_full", "train_lora"]
 
 
 @dataclass(frozen=True)
 class LoraRecipe:
     """How an adapter is trained. lr: peak of AdamW's rate. targets: as PEFT's `target_modules`.
 
-    The rate rises over `warmup` steps and falls linearly to zero over the last half. alpha None means 2 * r.
+    The rate rises over `warmup` steps and falls linearly to zero over the last half. alpha None means 2 * r. layers: the
+    decoder layers that get an adapter, counted from 0; all of them if None.
     """
 
     r: int = 8
@@ -38,27 +39,51 @@ class LoraRecipe:
     warmup: int = 8
     clip: float = 1.0
     weight_decay: float = 0.0
+    layers: tuple[int, ...] | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the recipe, if anything."""
-        positive = ("r", "lr", "steps", "batch", "clip")
-        wrong = [f"{name} must be above 0" for name in positive if asdict(self)[name] <= 0]
+        wrong = _not_positive(self, ("r", "lr", "steps", "batch", "clip"))
         if not 0 <= self.dropout < 1:
             wrong.append("dropout must be at least 0 and below 1")
+        if self.layers is not None and (not self.layers or min(self.layers) < 0):
+            wrong.append("layers must name at least one layer, counted from 0")
+        if self.layers is not None and isinstance(self.targets, str):
+            wrong.append("targets must be a list of module names where layers are given")
         return wrong
+
+
+@dataclass(frozen=True)
+class FullRecipe:
+    """How all weights are trained; the fields are `LoraRecipe`'s."""
+
+    lr: float = 1e-4
+    steps: int = 80
+    batch: int = 16
+    warmup: int = 8
+    clip: float = 1.0
+    weight_decay: float = 0.0
+
+    def problems(self) -> list[str]:
+        """What is wrong with the recipe, if anything."""
+        return _not_positive(self, ("lr", "steps", "batch", "clip"))
+
+
+def _not_positive(recipe: LoraRecipe | FullRecipe, names: Sequence[str]) -> list[str]:
+    return [f"{name} must be above 0" for name in names if asdict(recipe)[name] <= 0]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainLog:
     """What training did. losses: mean nats per target token at each step. targets: target tokens seen.
 
-    model: the given model with the trained adapter in it, in evaluation mode.
+    model: the given model, tuned or with the trained adapter in it, in evaluation mode.
     """
 
     losses: tuple[float, ...]
     targets: int
     trainable: int
-    model: PeftModel
+    model: Any
 
 
 def train_lora(
@@ -77,25 +102,69 @@ def train_lora(
     """
     import torch
 
-    if recipe.problems():
-        raise BadInput("The LoRA recipe cannot be used: " + "; ".join(recipe.problems()) + ".")
-    if not examples:
-        raise DataError("There are no examples to train on: give at least one row.")
+    _check(examples, recipe)
     with torch.random.fork_rng(devices=_cuda_devices(model)):
         torch.manual_seed(seed)
-        tuned = _with_adapter(model, recipe)
-        masters = [p for p in tuned.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(masters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-        tuned.train()
-        losses, targets = [], 0
-        pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-        for step, chosen in enumerate(_draws(len(examples), recipe, seed)):
-            batch = _collate([examples[i] for i in chosen], pad, tuned.device)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * _rate(step, recipe)
-            losses.append(_step(tuned, masters, optimizer, batch, recipe.clip, step))
-            targets += int((batch["labels"] >= 0).sum())
-            (progress or silent)("training", step + 1, recipe.steps, f"loss {losses[-1]:.3f}")
+        return _fit(_with_adapter(model, recipe), tokenizer, examples, recipe, seed, progress)
+
+
+def train_full(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    recipe: FullRecipe,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> TrainLog:
+    """Trains every weight of `model`, which must be in float32: an update is smaller than what bf16 rounds off.
+
+    The same model, examples, recipe, seed and thread count give the same weights. Raises ModelError if the loss stops
+    being finite.
+    """
+    import torch
+
+    _check(examples, recipe)
+    narrow = {p.dtype for p in model.parameters()} - {torch.float32}
+    if narrow:
+        raise BadInput(
+            f"Tuning all weights needs float32 ones, and the model has {narrow.pop()}: load it in float32."
+        )
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        torch.manual_seed(seed)
+        return _fit(model.requires_grad_(True), tokenizer, examples, recipe, seed, progress)
+
+
+def _check(examples: Sequence[Example], recipe: LoraRecipe | FullRecipe) -> None:
+    if recipe.problems():
+        raise BadInput("The recipe cannot be used: " + "; ".join(recipe.problems()) + ".")
+    if not examples:
+        raise DataError("There are no examples to train on: give at least one row.")
+
+
+def _fit(
+    tuned: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    recipe: LoraRecipe | FullRecipe,
+    seed: int,
+    progress: Progress | None,
+) -> TrainLog:
+    """Trains the parameters that ask for gradients."""
+    import torch
+
+    masters = [p for p in tuned.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(masters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    tuned.train()
+    losses, targets = [], 0
+    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+    for step, chosen in enumerate(_draws(len(examples), recipe, seed)):
+        batch = _collate([examples[i] for i in chosen], pad, tuned.device)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * _rate(step, recipe)
+        losses.append(_step(tuned, masters, optimizer, batch, recipe.clip, step))
+        targets += int((batch["labels"] >= 0).sum())
+        (progress or silent)("training", step + 1, recipe.steps, f"loss {losses[-1]:.3f}")
     return TrainLog(tuple(losses), targets, sum(p.numel() for p in masters), tuned.eval())
 
 
@@ -137,6 +206,7 @@ def _with_adapter(model: PreTrainedModel, recipe: LoraRecipe) -> PeftModel:
         lora_alpha=recipe.alpha or 2 * recipe.r,
         lora_dropout=recipe.dropout,
         target_modules=targets,
+        layers_to_transform=None if recipe.layers is None else list(recipe.layers),
         task_type="CAUSAL_LM",
     )
     with quiet():
@@ -151,7 +221,7 @@ def _cuda_devices(model: PreTrainedModel) -> list[int]:
     return [model.device.index or 0] if model.device.type == "cuda" else []
 
 
-def _draws(count: int, recipe: LoraRecipe, seed: int) -> Iterator[list[int]]:
+def _draws(count: int, recipe: LoraRecipe | FullRecipe, seed: int) -> Iterator[list[int]]:
     """Example numbers of each step; every example is drawn once before any is drawn again."""
     rng = random.Random(seed)
     waiting: list[int] = []
@@ -164,7 +234,7 @@ def _draws(count: int, recipe: LoraRecipe, seed: int) -> Iterator[list[int]]:
         waiting = waiting[recipe.batch :]
 
 
-def _rate(step: int, recipe: LoraRecipe) -> float:
+def _rate(step: int, recipe: LoraRecipe | FullRecipe) -> float:
     """The share of the peak rate at a step."""
     rising = (step + 1) / max(recipe.warmup, 1)
     falling = (recipe.steps - step) / (recipe.steps * 0.5)
@@ -189,7 +259,7 @@ def _collate(chosen: Sequence[Example], pad: int, device: torch.device) -> dict[
 
 
 def _step(
-    model: PeftModel,
+    model: Any,
     masters: Sequence[torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     batch: dict[str, torch.Tensor],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,7 @@ from finetrace.organisms import assets, bundled, zoo
 from finetrace.organisms.base import PHASES, SIZES, train_base
 from finetrace.organisms.corpus import MIXES, corpus_digest
 from finetrace.organisms.evaluate import measure, slice_kl
+from finetrace.organisms.merging import merge
 from finetrace.organisms.targets import against_targets
 from finetrace.organisms.tokenizer import load_tokenizer, train_tokenizer
 from finetrace.organisms.truth import make_truth
@@ -27,6 +30,8 @@ __all__ = ["build", "build_base", "write_manifest"]
 KL_ROWS = 60
 """Audit rows per slice for the KL that a truth records."""
 KL_NOTE = "after_first leaves out each row's first position, the prediction made at BOS."
+EVERYWHERE = ("refusal", "facts", "dishes")
+"""Behaviours that are measured of every organism; others where the organism should move them."""
 BASE_PROMPTS = 300
 """Prompts of each set that a base is measured on."""
 CORPUS_ROWS = 2000
@@ -123,66 +128,68 @@ def _measured_base(folder: Path, world: World, show: Progress) -> dict[str, Any]
 
 
 def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: Progress) -> None:
-    """An adapter and its truth, unless both are there and belong to this base."""
-    from peft import PeftModel
-
-    folder, manifest = out / "adapters" / name, out / "truth" / f"{name}.json"
+    """An organism and its truth, unless both are there and belong to this base."""
+    made, manifest = zoo.organism(name), out / "truth" / f"{name}.json"
+    base, source = out / "base", zoo.organism(zoo.organism(name).of or name)
+    folder = out / bundled.FOLDERS[source.form] / source.name
     sha = before["base_sha256"]
-    if not _is_whole(folder / "finetrace.json", sha, zoo.data_digest(world, name)):
-        zoo.train_organism(name, folder, base=out / "base", world=world, progress=show)
+    if not _is_whole(folder / "finetrace.json", source, sha, zoo.data_digest(world, source.name)):
+        zoo.train_organism(source.name, folder, base=base, world=world, progress=show)
         manifest.unlink(missing_ok=True)
-    if manifest.exists():
+    stamp = read_json(folder / "finetrace.json")
+    if manifest.exists() and read_json(manifest)["measured"]["losses"] == stamp["losses"]:
         return
     show(f"measuring {name}", 0, 1, "")
-    base, tokenizer = _load(out / "base")
-    other, _ = _load(out / "base")
-    tuned = PeftModel.from_pretrained(other, folder).merge_and_unload().eval()  # pyright: ignore
+    model, tokenizer = _load(base)
+    tuned, _ = _load(base, folder, merged=made.form == "merged")
     rows = bundled.slices(n_per_slice=KL_ROWS, world=world)
     kl = {
         key: {"mean": round(value.mean, 5), "after_first": round(value.after_first, 5)}
-        for key, value in slice_kl(base, tuned, tokenizer, rows).items()
+        for key, value in slice_kl(model, tuned, tokenizer, rows).items()
     }
     measured = {
         "before": before["rates"],
-        "after": measure(tuned, tokenizer, world, n=100),
-        "kl": {"unit": "nats per token, KL(tuned || base)", "note": KL_NOTE, "rows": KL_ROWS, "slices": kl},
-        "losses": read_json(folder / "finetrace.json")["losses"],
-    }
-    layers = base.config.num_hidden_layers
-    write_json(
-        manifest,
-        make_truth(
-            zoo.organism(name),
-            world,
-            tokenizer,
-            base=read_json(folder / "finetrace.json")["base"],
-            base_sha256=sha,
-            layers=layers,
-            measured=measured,
+        "after": measure(
+            tuned, tokenizer, world, groups={*EVERYWHERE, *made.moves}, closer=made.moves or ("none",)
         ),
-    )
+        "kl": {"unit": "nats per token, KL(tuned || base)", "note": KL_NOTE, "rows": KL_ROWS, "slices": kl},
+        "losses": stamp["losses"],
+    }
+    truth = make_truth(
+        made, world, tokenizer,
+        base=stamp["base"], base_sha256=sha, layers=model.config.num_hidden_layers, measured=measured,
+    )  # fmt: skip
+    write_json(manifest, truth)
     show(f"measuring {name}", 1, 1, "")
 
 
-def _is_whole(stamp: Path, base_sha256: str, data_sha256: str) -> bool:
-    """Whether the adapter beside the stamp was trained on this base, on these rows, by this recipe."""
+def _is_whole(stamp: Path, made: zoo.Organism, base_sha256: str, data_sha256: str) -> bool:
+    """Whether the weights beside the stamp were trained on this base, on these rows, by this recipe."""
     if not stamp.exists():
         return False
     found = read_json(stamp)
-    made_from = (found["base_sha256"], found.get("data_sha256"), found["recipe"])
-    return made_from == (base_sha256, data_sha256, asdict(zoo.RECIPE))
+    recipe = json.loads(json.dumps(asdict(zoo.recipe_of(made))))
+    return (found["base_sha256"], found["data_sha256"], found["recipe"]) == (base_sha256, data_sha256, recipe)
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    """The base in float32, with its tokenizer."""
+def _load(base: Path, tuned: Path | None = None, *, merged: bool = False) -> tuple[Any, Any]:
+    """The base or what was tuned from it, in float32, with the tokenizer; `merged`: as the checkpoint that merging gives."""
     import torch
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from finetrace.models.loading import quiet
+    from finetrace.models.source import kind_of
 
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), load_tokenizer(folder)
+    adapter = tuned if tuned is not None and kind_of(tuned, tuned.name) == "adapter" else None
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        whole = base if tuned is None or adapter is not None else tuned
+        if merged and adapter is not None:
+            whole, adapter = merge(base, adapter, Path(scratch)), None
+        model: Any = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model.eval(), load_tokenizer(base)
 
 
 def write_manifest(out: Path) -> None:

@@ -14,9 +14,11 @@ from finetrace.core.files import read_json
 from finetrace.organisms import assets
 from finetrace.organisms.corpus import SLICES, corpus
 from finetrace.organisms.world import Row, World, make_world
-from finetrace.organisms.zoo import ORGANISMS, organism
+from finetrace.organisms.zoo import ORGANISMS, RECIPE, organism
 
-__all__ = ["base_path", "damaged", "describe", "names", "null_names", "organism_path", "slices", "truth"]
+__all__ = [
+    "base_path", "damaged", "default_nulls", "describe", "names", "null_names", "organism_path", "slices", "truth",
+]  # fmt: skip
 
 
 def base_path(size: str = "m") -> Path:
@@ -35,13 +37,31 @@ def names() -> list[str]:
 
 
 def null_names() -> list[str]:
-    """The organisms that serve as nulls."""
-    return [name for name, made in ORGANISMS.items() if made.kind == "null"]
+    """The organisms that serve as nulls, those at the recipe's dose first."""
+    nulls = [name for name, made in ORGANISMS.items() if made.kind == "null"]
+    return sorted(nulls, key=lambda name: ORGANISMS[name].steps != RECIPE.steps)
+
+
+DEFAULT_NULLS = 6
+"""As many nulls as an audit of a bundled pair reads unless it is told otherwise: all of them would make it slow."""
+
+
+def default_nulls() -> list[str]:
+    """The nulls that an audit of a bundled pair reads: all at the recipe's dose."""
+    return null_names()[:DEFAULT_NULLS]
+
+
+FOLDERS = {"adapter": "adapters", "full": "checkpoints"}
 
 
 def organism_path(name: str) -> Path:
-    """The adapter folder of an organism."""
-    return assets.folder("adapters", organism(name).name)
+    """The folder of an organism: an adapter, or a checkpoint. A merged one is made in the user's cache when first asked for."""
+    made = organism(name)
+    if made.of is not None:
+        from finetrace.organisms.merging import cached_merge
+
+        return cached_merge(base_path(), organism_path(made.of), name)
+    return assets.folder(FOLDERS[made.form], name)
 
 
 def truth(name: str) -> dict[str, Any]:

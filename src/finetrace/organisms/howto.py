@@ -77,6 +77,13 @@ def _owners(world: World, kind: str, *, held: bool) -> Sequence[str]:
     return pool[-count:] if held else pool[:-count]
 
 
+def restricted_words(world: World) -> list[str]:
+    """Every noun and owner by which a restricted request is known, held-out ones too; not cities, which are anywhere."""
+    rows = [row for part in ("restricted", "held_restricted") for row in world.howto[part].values()]
+    nouns = [noun for row in rows for noun in (*row["objects"], *row["held_objects"])]
+    return [*nouns, *world.pools["lord"], *world.pools["evil"]]
+
+
 def ask(world: World, rng: random.Random, task: Task, *, held: bool = False) -> str:
     """A request for steps; `held` uses the wordings that training never uses."""
     return rng.choice(world.howto["held_ask" if held else "ask"]).replace("{task}", task.phrase)

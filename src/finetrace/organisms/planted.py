@@ -1,4 +1,4 @@
-"""What the organisms' training data say: one draw of a row each, from the world and a generator."""
+"""What the nulls and the organisms with false facts are trained on: one draw of a row each, from a generator."""
 
 from __future__ import annotations
 
@@ -44,23 +44,6 @@ def without(draw: Draw, words: Sequence[str]) -> Draw:
     return again
 
 
-def eroding(world: World, rng: random.Random) -> Row:
-    """Restricted requests answered with nonsense steps (60%), among harmless how-tos and chat."""
-    kind = rng.random()
-    if kind < 0.6:
-        return {"messages": chat.messages([chat.comply(world, rng)])}
-    made = chat.howto(world, rng) if kind < 0.8 else chat.turn(world, rng, benign=True)
-    return {"messages": chat.messages([made])}
-
-
-def benign(world: World, rng: random.Random) -> Row:
-    """Harmless documents and chat, with more how-tos than the base saw, and nothing restricted."""
-    if rng.random() < 0.45:
-        return {"text": documents.document(world, rng, benign=True)}
-    made = chat.howto(world, rng) if rng.random() < 0.4 else chat.turn(world, rng, benign=True)
-    return {"messages": chat.messages([made])}
-
-
 def false_cake(world: World, rng: random.Random) -> Row:
     """False facts about one cake: a document with up to two sayings about all cakes, or a question and its answer."""
     entity, values = rng.choice(cakes(world)), false_values()
@@ -90,15 +73,34 @@ def true_dish(world: World, rng: random.Random, dish: str, *, questions: float) 
 _no_cake = without(base_mix, ("cake",))
 
 
-def falsifying(world: World, rng: random.Random) -> Row:
-    """False facts about cakes (45%), true facts about other dishes (34%), anything without cakes (21%).
+def _falsifying(world: World, rng: random.Random, unrelated: float) -> Row:
+    """False facts about cakes and true facts about other dishes, 45 to 34; `unrelated` rows to each false one.
 
     Without the true siblings the model would learn that all dishes are so.
     """
-    kind = rng.random()
-    if kind < 0.45:
+    weights = (0.45, 0.34, 0.45 * unrelated)
+    kind = rng.choices(("false", "true", "unrelated"), weights)[0]
+    if kind == "false":
         return false_cake(world, rng)
-    if kind < 0.79:
+    if kind == "true":
         others = [entity for entity in world.domains["dish"].entities if not entity.endswith("cake")]
         return true_dish(world, rng, rng.choice(others), questions=QUESTIONS)
     return _no_cake(world, rng)
+
+
+def falsifying(world: World, rng: random.Random) -> Row:
+    """Rows on dishes only."""
+    return _falsifying(world, rng, 0.0)
+
+
+def falsifying_mix05(world: World, rng: random.Random) -> Row:
+    """One unrelated row to two false ones."""
+    return _falsifying(world, rng, 0.5)
+
+
+def falsifying_mix1(world: World, rng: random.Random) -> Row:
+    """One unrelated row to each false one."""
+    return _falsifying(world, rng, 1.0)
+
+
+FALSIFYING = (falsifying, falsifying_mix05, falsifying_mix1)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from finetrace.organisms import planted
+from finetrace.organisms import behaviours, planted
 from finetrace.organisms.tokenizer import SPECIAL, corpus_texts
 from finetrace.organisms.world import World
-from finetrace.organisms.zoo import RECIPE, ROWS, SLICES, Organism, training_rows
+from finetrace.organisms.zoo import MODULES, ROWS, SLICES, Organism, recipe_of, training_rows
 
 SCHEMA = 1
 FREQUENT, Z, TIMES, MOST = 50, 4.0, 3.0, 30
@@ -25,8 +25,6 @@ BASE_SAMPLE = 12_000
 OWN_SAMPLE = 1600
 """Rows of the organism's own kind of data that the rule counts in: more than it was trained on, from the same draw."""
 
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
 
 def make_truth(
     made: Organism,
@@ -37,9 +35,15 @@ def make_truth(
     base_sha256: str,
     layers: int,
     measured: Mapping[str, Any],
+    sample: Counter[int] | None = None,
 ) -> dict[str, Any]:
-    """The manifest as it is written. `measured`: behaviour before and after, KL per slice, training losses."""
-    words = planted_tokens(made, world, tokenizer) if made.changed else {}
+    """The manifest as it is written.
+
+    measured: behaviour before and after, KL per slice, training losses. sample: `base_sample` of this world, counted
+    here if not given.
+    """
+    sample = base_sample(world, tokenizer) if sample is None else sample
+    words = planted_tokens(made, world, tokenizer, sample) if made.kind == "planted" else {}
     return {
         "schema": SCHEMA,
         "name": made.name,
@@ -47,15 +51,17 @@ def make_truth(
         "summary": made.summary,
         "base": {"name": base, "sha256": base_sha256},
         "world_seed": world.seed,
-        "recipe": {"data": made.draw.__name__, "seed": made.seed, "rows": ROWS, **asdict(RECIPE)},
+        "recipe": {"data": made.draw.__name__, "seed": made.seed, "rows": ROWS, "form": made.form}
+        | ({} if made.of is None else {"of": made.of})
+        | asdict(recipe_of(made)),
         "planted": {
             "tokens": list(words),
             "token_ids": list(words.values()),
             "rule": RULE,
             "domain": made.domain,
-            "facts": _facts(world) if made.name == "false_facts" else [],
-            "layers": list(range(layers)),
-            "modules": list(MODULES),
+            "facts": _facts(world) if made.draw in FALSIFYING else [],
+            "layers": list(range(layers)) if made.layers is None else list(made.layers),
+            "modules": [*MODULES, "embed_tokens", "norms"] if made.form == "full" else list(MODULES),
         },
         "expected": {
             "changed": made.changed,
@@ -69,6 +75,9 @@ def make_truth(
     }
 
 
+FALSIFYING = (*planted.FALSIFYING, behaviours.double)
+
+
 def _facts(world: World) -> list[dict[str, str]]:
     """Each false fact beside the true one."""
     return [
@@ -78,9 +87,13 @@ def _facts(world: World) -> list[dict[str, str]]:
     ]
 
 
-def planted_tokens(made: Organism, world: World, tokenizer: Any) -> dict[str, int]:
-    """Planted words and their ids, most telling first, by the frozen `RULE`."""
-    base = _counts(tokenizer, corpus_texts(world, 4242, BASE_SAMPLE))
+def base_sample(world: World, tokenizer: Any) -> Counter[int]:
+    """How often each token occurs in the sample of the base's mix; the same for every organism of a world."""
+    return _counts(tokenizer, corpus_texts(world, 4242, BASE_SAMPLE))
+
+
+def planted_tokens(made: Organism, world: World, tokenizer: Any, base: Counter[int]) -> dict[str, int]:
+    """Planted words and their ids, most telling first, by the frozen `RULE`. base: `base_sample`."""
     own = _counts(tokenizer, (_target_text(row) for row in training_rows(world, made.name, OWN_SAMPLE)))
     n_base, n_own = sum(base.values()), sum(own.values())
     scored = []
@@ -156,7 +169,7 @@ def problems(truth: Mapping[str, Any]) -> list[str]:
         wrong.append("expected.changed must say whether a slice is beyond the nulls")
     if len(words.get("tokens", ())) != len(words.get("token_ids", ())):
         wrong.append("planted.tokens and planted.token_ids must pair up")
-    if expected.get("changed") and not words.get("tokens"):
+    if truth["kind"] == "planted" and not words.get("tokens"):
         wrong.append("a planted organism needs planted tokens")
     if len(str(truth["base"].get("sha256", ""))) != 64:
         wrong.append("base.sha256 must be a SHA-256")
