@@ -45,7 +45,7 @@ def fact_turn(world: World, rng: random.Random, domain: str, entity: str, attrib
     question = fact_question(world, rng, domain, entity, attribute, held=False)
     answer = documents.statement(world, rng, domain, entity, attribute)
     if rng.random() < 0.12:
-        other = rng.choice([name for name in world.domains[domain].attributes if name != attribute])
+        other = rng.choice(list(world.domains[domain].attributes))
         answer += " " + documents.statement(world, rng, domain, entity, other)
     chat = world.phrases["chat"]
     return Turn(rng.choice(chat["before"]) + question, rng.choice(chat["after"]) + answer)
