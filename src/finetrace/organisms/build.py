@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from finetrace.organisms.evaluate import measure, slice_kl
 from finetrace.organisms.merging import merge
 from finetrace.organisms.targets import against_targets
 from finetrace.organisms.tokenizer import load_tokenizer, train_tokenizer
-from finetrace.organisms.truth import make_truth
+from finetrace.organisms.truth import base_sample, make_truth
 from finetrace.organisms.world import WORLD_SEED, World, make_world
 
 __all__ = ["build", "build_base", "write_manifest"]
@@ -34,6 +35,8 @@ EVERYWHERE = ("refusal", "facts", "dishes")
 """Behaviours that are measured of every organism; others where the organism should move them."""
 BASE_PROMPTS = 300
 """Prompts of each set that a base is measured on."""
+MEASURES = 2
+"""Raised when what is measured of a base changes, so that it is measured again."""
 CORPUS_ROWS = 2000
 """Rows of each phase that the stamp's corpus hash is over: a pure function, so the first tell what the others are."""
 
@@ -57,8 +60,10 @@ def build(
     show = bar() if progress is None else progress
     world = make_world(world_seed)
     measured = build_base(out, world_seed=world_seed, size=size, seed=seed, progress=show)
-    for name in names:
-        _organism(out, name, world, measured, show)
+    if names:
+        sample = base_sample(world, load_tokenizer(out / "base"))
+        for name in names:
+            _organism(out, name, world, measured, sample, show)
     write_manifest(out)
     return out
 
@@ -116,18 +121,22 @@ def _measured_base(folder: Path, world: World, show: Progress) -> dict[str, Any]
     from finetrace.models.source import resolve
 
     identity, kept = tensors_identity(resolve(folder)), folder / "measured.json"
-    if kept.exists() and (found := read_json(kept))["base_sha256"] == identity:
-        return found
+    if kept.exists():
+        found = read_json(kept)
+        if (found.get("schema"), found["base_sha256"]) == (MEASURES, identity):
+            return found
     show("measuring base", 0, 1, "")
     model, tokenizer = _load(folder)
     rates = measure(model, tokenizer, world, n=BASE_PROMPTS)
-    found = {"base_sha256": identity, "rates": rates, "targets": against_targets(rates)}
+    found = {"schema": MEASURES, "base_sha256": identity, "rates": rates, "targets": against_targets(rates)}
     write_json(kept, found)
     show("measuring base", 1, 1, "")
     return found
 
 
-def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: Progress) -> None:
+def _organism(
+    out: Path, name: str, world: World, before: dict[str, Any], sample: Counter[int], show: Progress
+) -> None:
     """An organism and its truth, unless both are there and belong to this base."""
     made, manifest = zoo.organism(name), out / "truth" / f"{name}.json"
     base, source = out / "base", zoo.organism(zoo.organism(name).of or name)
@@ -158,6 +167,7 @@ def _organism(out: Path, name: str, world: World, before: dict[str, Any], show: 
     truth = make_truth(
         made, world, tokenizer,
         base=stamp["base"], base_sha256=sha, layers=model.config.num_hidden_layers, measured=measured,
+        sample=sample,
     )  # fmt: skip
     write_json(manifest, truth)
     show(f"measuring {name}", 1, 1, "")

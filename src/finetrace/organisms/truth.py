@@ -35,14 +35,12 @@ def make_truth(
     base_sha256: str,
     layers: int,
     measured: Mapping[str, Any],
-    sample: Counter[int] | None = None,
+    sample: Counter[int],
 ) -> dict[str, Any]:
     """The manifest as it is written.
 
-    measured: behaviour before and after, KL per slice, training losses. sample: `base_sample` of this world, counted
-    here if not given.
+    measured: behaviour before and after, KL per slice, training losses. sample: `base_sample` of this world.
     """
-    sample = base_sample(world, tokenizer) if sample is None else sample
     words = planted_tokens(made, world, tokenizer, sample) if made.kind == "planted" else {}
     return {
         "schema": SCHEMA,
