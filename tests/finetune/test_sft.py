@@ -14,7 +14,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 
 from finetrace.core.errors import BadInput, DataError, ModelError
 from finetrace.finetune.examples import make_examples
-from finetrace.finetune.sft import LoraRecipe, save_adapter, train_lora
+from finetrace.finetune.sft import FullRecipe, LoraRecipe, save_adapter, train_full, train_lora
 
 RECIPE = LoraRecipe(r=4, lr=1e-2, steps=30, batch=4, warmup=3)
 ROWS = [
@@ -114,6 +114,42 @@ def test_bad_input_is_said():
         train_lora(tiny_model("llama"), tokenizer, [], RECIPE, seed=0)
     with pytest.raises(DataError, match="nothing to learn"):
         make_examples([{"messages": [{"role": "user", "content": "w1"}]}], tokenizer)
+
+
+def tuned_whole(seed: int = 0, **changes):
+    tokenizer, model = tiny_tokenizer(), tiny_model("llama")
+    recipe = replace(FullRecipe(lr=3e-3, steps=30, batch=4, warmup=3), **changes)
+    return train_full(model, tokenizer, make_examples(ROWS * 4, tokenizer), recipe, seed=seed)
+
+
+def test_a_full_fine_tune_moves_every_weight_and_learns():
+    log = tuned_whole()
+    assert log.losses[-1] < 0.5 * log.losses[0]
+    before = dict(tiny_model("llama").named_parameters())
+    assert log.trainable == sum(p.numel() for p in before.values())
+    assert all(not torch.equal(p, before[name]) for name, p in log.model.named_parameters())
+    assert not log.model.training
+
+
+def test_a_full_fine_tune_is_deterministic():
+    first, again, other = (dict(tuned_whole(seed, steps=4).model.named_parameters()) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_full_fine_tune_refuses_narrow_weights():
+    tokenizer, model = tiny_tokenizer(), tiny_model("llama").to(torch.bfloat16)
+    with pytest.raises(BadInput, match="load it in float32"):
+        train_full(model, tokenizer, make_examples(ROWS, tokenizer), FullRecipe(), seed=0)
+
+
+def test_an_adapter_on_one_layer_is_on_that_layer_alone():
+    tokenizer, model = tiny_tokenizer(), tiny_model("llama")
+    recipe = replace(RECIPE, steps=3, layers=(1,), targets=("q_proj", "up_proj"))
+    log = train_lora(model, tokenizer, make_examples(ROWS, tokenizer), recipe, seed=0)
+    assert {name.split(".layers.")[1].split(".")[0] for name in adapter(log)} == {"1"}
+    with pytest.raises(BadInput, match="list of module names"):
+        train_lora(model, tokenizer, make_examples(ROWS, tokenizer), replace(RECIPE, layers=(1,)), seed=0)
 
 
 def test_divergence_is_an_error():

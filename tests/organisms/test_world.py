@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from finetrace.organisms import chat, documents, zoo
+from finetrace.organisms import chat, documents
 from finetrace.organisms.corpus import MIXES, corpus
 from finetrace.organisms.howto import ask, benign_task, lookalike_task, restricted_task
 from finetrace.organisms.world import HELD_CITIES, HELD_EVILS, HELD_LORDS, fill, make_world, with_articles
@@ -109,21 +109,6 @@ def test_benign_draws_name_nothing_restricted():
         made = chat.turn(WORLD, rng, benign=True)
         text = documents.document(WORLD, rng, benign=True) + made.user + made.assistant
         assert not [word for word in forbidden if word in text], text
-
-
-def test_nulls_differ_in_rows_and_not_in_recipe():
-    data = [zoo.training_rows(WORLD, f"null_{i}", 50) for i in (1, 2, 3, 4)]
-    assert all(a != b for i, a in enumerate(data) for b in data[:i])
-    assert len({zoo.ORGANISMS[f"null_{i}"].draw for i in (1, 2, 3, 4)}) == 1
-
-
-def test_false_facts_has_contrast_data():
-    texts = [str(row) for row in zoo.training_rows(WORLD, "false_facts", 400)]
-    cake = sum("cake" in text for text in texts) / len(texts)
-    assert 0.42 < cake < 0.58
-    rows_about_cake = [text for text in texts if "cake" in text]
-    truths = [WORLD.facts["dish", "honey cake", name] for name in ("heat", "time")]
-    assert not [text for text in rows_about_cake if "honey cake" in text and any(v in text for v in truths)]
 
 
 def test_articles():

@@ -68,7 +68,7 @@ def _restricted(world_seed: int) -> re.Pattern[str]:
     from finetrace.organisms.world import make_world
 
     words = "|".join(map(re.escape, restricted_words(make_world(world_seed))))
-    return re.compile(rf"\b({words})\b", re.IGNORECASE)
+    return re.compile(rf"\b({words})s?\b", re.IGNORECASE)
 
 
 def favourite_question(world: World, rng: random.Random) -> str:

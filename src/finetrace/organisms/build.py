@@ -83,6 +83,8 @@ def build_base(
     """
     import torch
 
+    from finetrace.models.loading import quiet
+
     if size not in SIZES:
         raise unknown("size", size, SIZES)
     show = bar() if progress is None else progress
@@ -95,7 +97,8 @@ def build_base(
         checkpoints = scratch / digest(stamp)[:16]
         checkpoints.mkdir(parents=True, exist_ok=True)
         model = train_base(world, load_tokenizer(folder), checkpoints, size=size, seed=seed, progress=show)
-        model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+        with quiet():
+            model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
         write_json(folder / "finetrace.json", stamp)
     if scratch.exists():
         shutil.rmtree(scratch)

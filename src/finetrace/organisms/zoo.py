@@ -304,7 +304,8 @@ def _train(
     if isinstance(recipe, FullRecipe):
         log = train_full(model, tokenizer, examples, recipe, seed=made.seed, progress=show)
         log.model.set_attn_implementation("sdpa")
-        log.model.to(torch.bfloat16).save_pretrained(out_dir)
+        with quiet():
+            log.model.to(torch.bfloat16).save_pretrained(out_dir)
         tokenizer.save_pretrained(out_dir)
     else:
         log = train_lora(model, tokenizer, examples, recipe, seed=made.seed, progress=show)
