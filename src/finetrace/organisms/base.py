@@ -52,7 +52,7 @@ class Phase:
 
 
 PHASES = {
-    "m": (Phase("train", 2400, 6e-3, 6e-3, 60, 0.4), Phase("anneal", 1300, 4e-3, 2e-3, 20, 1.0)),
+    "m": (Phase("train", 1600, 6e-3, 6e-3, 60, 0.4), Phase("anneal", 1000, 4e-3, 2e-3, 20, 1.0)),
     "xs": (Phase("train", 2000, 6e-3, 6e-3, 60, 0.4), Phase("anneal", 1050, 4e-3, 2e-3, 20, 1.0)),
 }
 """The phases of each size."""
