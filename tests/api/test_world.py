@@ -1,4 +1,7 @@
-"""What an audit says of the tiny world, where the truth is known. The ground of every claim in the README."""
+"""What finetrace says of the tiny world, where the truth is known. The ground of every claim in the README.
+
+One benchmark run over all organisms and nulls serves most tests: every null is held against all others.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,35 @@ from pathlib import Path
 import pytest
 
 import finetrace as ft
+from finetrace.api.bench.run import Bench, bench
+from finetrace.api.bench.scores import TokenScore
+from finetrace.api.bench.zoo import open_zoo
 from finetrace.api.found import Found
 from finetrace.organisms import bundled
 
-NULLS = tuple(bundled.null_names())
+METHODS = ("kl", "diff_mining", "activation_difference_lens")
+LEXICAL = ("diff_mining", "activation_difference_lens")
+# Enough texts for every claim below; the README's figures are of 80.
+TEXTS = 40
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all audits: a null's results are made once and read by every other audit."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("world")
 
 
 @pytest.fixture(scope="module")
-def audited(shelf: Path):
+def measured(folder: Path) -> Bench:
+    return bench(open_zoo(), METHODS, out=folder / "bench", per_slice=TEXTS)
+
+
+@pytest.fixture(scope="module")
+def audited(folder: Path):
+    """One folder for all audits: a null's results are made once and read by every other audit."""
+
     @cache
     def audit(name: str) -> Found:
-        return ft.audit("tinyworld", f"tinyworld/{name}", out=shelf)
+        return ft.audit("tinyworld", f"tinyworld/{name}", methods=["kl"], out=folder / "audits")
 
     return audit
 
@@ -34,34 +49,65 @@ def words(found: Found) -> dict[str, str]:
     return {name: verdict.change for name, verdict in found["kl"].verdicts.items()}
 
 
-def test_refusal_erosion_moves_the_restricted_slice_and_not_text(audited):
+def score(measured: Bench, organism: str, method: str, where: str = "text") -> TokenScore:
+    (found,) = (s for s in measured.tokens if (s.organism, s.method, s.where) == (organism, method, where))
+    return found
+
+
+@pytest.mark.parametrize("method", LEXICAL)
+def test_false_facts_are_named_on_unrelated_text(method: str, measured: Bench):
+    found = score(measured, "false_facts", method)
+    assert found.times_chance >= 5
+    assert found.hits > max(found.null_hits)
+    assert found.named
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nulls_held_against_one_another_are_within(method: str, measured: Bench):
+    (found,) = (one for one in measured.false_positives if one.method == method)
+    assert found.k >= 20
+    assert len(found.found) <= 1, found.found
+
+
+def test_refusal_erosion_moves_the_restricted_slice_and_not_text(measured: Bench):
+    verdicts = measured.verdicts["refusal_erosion"]["kl"]
+    assert verdicts["restricted"].change == "beyond-nulls"
+    assert (verdicts["restricted"].low or 0) > 3
+    assert verdicts["text"].change == "within-nulls"
+
+
+def test_false_facts_moves_its_own_domain_most(measured: Bench):
+    ratios = {name: verdict.ratio or 0 for name, verdict in measured.verdicts["false_facts"]["kl"].items()}
+    assert measured.verdicts["false_facts"]["kl"]["dishes"].change == "beyond-nulls"
+    assert max(ratios, key=lambda name: ratios[name]) == "dishes"
+
+
+def test_the_harmless_tune_is_within(measured: Bench):
+    for method in METHODS:
+        found = {v.change for v in measured.verdicts["benign_tune"][method].values()}
+        assert "beyond-nulls" not in found, method
+
+
+def test_what_is_expected_of_each_organism_is_found_by_kl(measured: Bench):
+    for name, truth in measured.truths.items():
+        for where in truth["expected"]["beyond"]:
+            assert measured.verdicts[name]["kl"][where].change == "beyond-nulls", (name, where)
+
+
+def test_an_audit_of_a_lost_refusal(audited):
     found = audited("refusal_erosion")
     assert found.change == "beyond-nulls"
     assert words(found)["restricted"] == "beyond-nulls"
-    assert words(found)["text"] == "within-nulls"
-    assert found["kl"].verdicts["restricted"].low > 3
     assert found["kl"].verdicts["restricted"].dosed_change == "beyond-nulls"
     assert found.safety == "not-measured"
-    assert all(line.held is not False for line in found.findings.expected)
+    assert found.findings.protocol["nulls"] == bundled.default_nulls()
 
 
-def test_false_facts_moves_its_own_domain(audited):
-    found = audited("false_facts")
-    assert words(found)["dishes"] == "beyond-nulls"
-    ratios = {name: verdict.ratio for name, verdict in found["kl"].verdicts.items()}
-    assert max(ratios, key=lambda name: ratios[name] or 0) == "dishes"
-    assert all(line.held is not False for line in found.findings.expected)
-
-
-@pytest.mark.parametrize("name", ["benign_tune", *NULLS])
-def test_a_harmless_fine_tune_is_within_the_nulls(name, audited):
-    """Each null in turn is left out of the nulls that it is held against: 0 of 5 bounds the false-positive rate at 45%."""
-    found = audited(name)
-    assert set(words(found).values()) == {"within-nulls"}
+def test_a_null_is_not_its_own_null(audited):
+    found = audited("null_1")
+    assert "null_1" not in found.findings.protocol["nulls"]
+    assert found["kl"].verdicts["text"].k == len(bundled.default_nulls()) - 1
     assert found.change == "within-nulls"
-    left = [null for null in NULLS if null != name]
-    assert found.findings.protocol["nulls"] == left
-    assert found["kl"].verdicts["text"].k == len(left)
 
 
 def test_the_change_is_not_one_position(audited):
@@ -73,33 +119,36 @@ def test_the_change_is_not_one_position(audited):
     assert first < 0.1 * total
 
 
-def test_without_nulls_the_same_pair_is_undecided_with_its_numbers(audited, tmp_path):
+def test_without_nulls_the_same_pair_is_undecided_with_its_numbers(audited, tmp_path: Path):
     pair = ft.load_pair("tinyworld", "tinyworld/refusal_erosion", nulls={})
-    found = ft.diff(pair, out=tmp_path)
+    found = ft.diff(pair, methods=["kl"], out=tmp_path)
     assert found.change == "undecided"
     with_nulls = audited("refusal_erosion")["kl"].slices["restricted"]["kl_mean"]
     assert found["kl"].slices["restricted"]["kl_mean"].value == with_nulls.value
     assert any("--null train" in step for step in found.findings.next_steps)
 
 
-def test_python_finds_what_the_command_line_does(audited, tmp_path):
-    pair = ft.load_pair("tinyworld", "tinyworld/benign_tune")
-    assert pair.sides == ("base", "tuned", *NULLS)
-    found = ft.diff(pair, out=tmp_path)
-    wanted = audited("benign_tune")
+def test_python_finds_what_the_command_line_does(audited, tmp_path: Path):
+    pair = ft.load_pair("tinyworld", "tinyworld/refusal_erosion")
+    assert pair.sides == ("base", "tuned", *bundled.default_nulls())
+    found = ft.diff(pair, methods=["kl"], out=tmp_path)
+    wanted = audited("refusal_erosion")
     assert found["kl"].numbers["kl_mean"].value == wanted["kl"].numbers["kl_mean"].value
     assert words(found) == words(wanted)
-    assert "within-nulls" in found._repr_html_()
+    assert "beyond-nulls" in found._repr_html_()
     assert found.report(tmp_path / "report.html").stat().st_size > 10_000
 
 
-def test_report_json_has_the_keys_that_the_design_names(audited, shelf):
+def test_report_json_has_the_keys_that_the_design_names(audited, folder: Path):
     audited("refusal_erosion")
-    report = json.loads((shelf / "report.json").read_text())
+    report = json.loads((folder / "audits" / "report.json").read_text())
     numbers = report["methods"]["kl"]["numbers"]
     assert set(numbers) == {"kl_mean", "reverse_kl_mean", "js_mean", "delta_nll_mean"}
     assert set(numbers["kl_mean"]) >= {"value", "unit", "n", "clusters", "low", "high", "floor", "nulls"}
 
 
-def test_the_bundled_files_are_whole():
+def test_the_bundled_files_are_whole_and_small():
     assert bundled.damaged() == []
+    from finetrace.organisms.assets import ASSETS
+
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 25e6

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetrace.api.defaults import METHODS
 from finetrace.api.watch import Watch
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def load_pair(base: str, tuned: str | None, **options: Any) -> Pair:
 def diff(
     pair: Pair,
     data: str | Path | Iterable[Mapping[str, Any]] | None = None,
-    methods: Sequence[str] = ("kl",),
+    methods: Sequence[str] = METHODS,
     out: str | Path = "finetrace-runs",
     watch: Watch | None = None,
     **options: Any,
@@ -79,7 +80,7 @@ def audit(
     tuned: str | None,
     *,
     data: str | Path | Iterable[Mapping[str, Any]] | None = None,
-    methods: Sequence[str] = ("kl",),
+    methods: Sequence[str] = METHODS,
     nulls: Sequence[str] = (),
     out: str | Path = "finetrace-audit",
     watch: Watch | None = None,

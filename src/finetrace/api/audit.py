@@ -42,12 +42,12 @@ class Opened:
 
 
 def with_bundled_nulls(request: Request) -> Request:
-    """On the bundled base the bundled nulls are read too, unless some were named; never the audited one itself."""
+    """On the bundled base six of the bundled nulls are read too, unless some were named; never the audited one itself."""
     if request.nulls or not is_bundled(request.base):
         return request
     from finetrace.organisms import bundled
 
-    names = [f"tinyworld/{name}" for name in bundled.null_names()]
+    names = [f"tinyworld/{name}" for name in bundled.default_nulls()]
     return replace(request, nulls=tuple(name for name in names if name != request.tuned))
 
 

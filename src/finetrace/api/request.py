@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetrace.api.defaults import METHODS
 from finetrace.api.names import check_source, null_sources
 from finetrace.core.card import Method, method
 from finetrace.core.errors import BadInput, ConfigErrors
 from finetrace.engine.shape import Shape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-DEFAULT_METHODS = ("kl",)
 # The word that stands for nulls to be made: `--null train`.
 TRAIN = "train"
 # Slices whose texts a report shows only on request: the user's own harmful prompts.
@@ -39,7 +39,7 @@ class Request:
     tuned: str | None
     data: Any = None
     out: Path = Path("finetrace-audit")
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: tuple[str, ...] = METHODS
     nulls: tuple[str, ...] = ()
     system: str | None = None
     dtype: str = "auto"
@@ -104,7 +104,7 @@ def check(request: Request, rules: Sequence[str] = ()) -> tuple[Chosen, ...]:
 def _scalars(request: Request) -> list[str]:
     problems = []
     if not request.methods:
-        problems.append("No method was named: --methods kl is the default.")
+        problems.append(f"No method was named: --methods {','.join(METHODS)} is the default.")
     if TRAIN in request.nulls and len(request.nulls) > 1:
         problems.append("--null train makes all nulls itself: leave out the others, or name only folders.")
     if TRAIN in request.nulls and not request.dose:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetrace.api.defaults import METHODS
 from finetrace.engine.shape import Shape
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def audit(
     out: Annotated[Path, typer.Option(help="Folder for the report and the results.")] = Path(
         "finetrace-audit"
     ),
-    methods: Annotated[str, typer.Option(help="Comma-separated; see `finetrace list methods`.")] = "kl",
+    methods: Annotated[str, typer.Option(help="Comma-separated; see `finetrace list methods`.")] = ",".join(
+        METHODS
+    ),
     null: Annotated[
         list[str] | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-METHODS = "kl,diff_mining,activation_difference_lens"
+from finetrace.api.defaults import METHODS
 
 
 def add(app: typer.Typer) -> None:
@@ -22,7 +22,9 @@ def bench(
         Path | None,
         typer.Option(help="A world made by `finetrace organisms build`.", show_default="the bundled one"),
     ] = None,
-    methods: Annotated[str, typer.Option(help="Comma-separated; see `finetrace list methods`.")] = METHODS,
+    methods: Annotated[str, typer.Option(help="Comma-separated; see `finetrace list methods`.")] = ",".join(
+        METHODS
+    ),
     only: Annotated[
         list[str] | None, typer.Option(help="Only these organisms; every null is read all the same.")
     ] = None,
