@@ -1,7 +1,7 @@
 """Windows of text that the tuned model finds more likely: sums of log p_tuned - log p_base over the texts' own tokens.
 
 A slice in which nothing was learnt still has windows with high scores. How many is estimated from the other side
-(target-decoy, Elias & Gygi 2007): if scores that mean nothing lie symmetrically about the slice's median m, then as many
+(target-decoy, Elias & Gygi 2007; with the 1 of Barber & Candes 2015): if scores that mean nothing lie symmetrically about the slice's median m, then as many
 texts reach a score t by chance as have a window at or below 2m - t. Each text counts once, by its best window and by its
 worst, because overlapping windows of one text are not independent.
 """
@@ -204,16 +204,19 @@ def edges() -> np.ndarray:
 
 
 def chance(score: float, windows: np.ndarray, best: np.ndarray, worst: np.ndarray) -> float:
-    """The estimated share of texts whose best window reaches `score` by chance: (1 + decoys) / targets, at most 1.
+    """q: the smallest estimated share of chance among the texts called at any threshold t up to `score`, at most 1.
 
-    Bins that a bound falls into count as decoys and not as targets (but the text itself is one): never too small.
+    At t that is (1 + texts whose worst window is at most 2m - t) / texts whose best window is at least t; the 1 keeps it
+    from being too small on average (Barber & Candes 2015). t runs over the bins' edges, so targets are counted exactly,
+    and decoys with the whole bin that 2m - t falls into.
     """
     bounds = edges()
     middle = int(np.searchsorted(windows.cumsum(), windows.sum() / 2))
     median = 0.0 if middle == _HALF else (bounds[middle] + bounds[middle + 1]) / 2
-    mirrored = 2 * median - score
-    if not math.isfinite(mirrored) or mirrored >= score:
+    called = np.arange(1, int(bin_of(np.array([score]))[0]) + 1)
+    called = called[bounds[called] > median]
+    if not len(called) or not np.isfinite(median):
         return 1.0
-    decoys = int(worst[: int(bin_of(np.array([mirrored]))[0]) + 1].sum())
-    targets = max(1, int(best[int(bin_of(np.array([score]))[0]) + 1 :].sum()) + 1)
-    return min(1.0, (1 + decoys) / targets)
+    targets = np.cumsum(best[::-1])[::-1][called]
+    decoys = np.cumsum(worst)[bin_of(2 * median - bounds[called])]
+    return float(min(1.0, ((1 + decoys) / np.maximum(targets, 1)).min()))

@@ -57,7 +57,7 @@ def find_topics(config: Config, subject: Subject, sample: Sample, moves: list[Mo
         what = f"{len(rows)} sampled positions with one of {len(columns)} enriched tokens"
         return Topics((), np.zeros((0, 0)), **size, tried={}, reason=f"too little to factorise: {what}")
     half = (sample["key"][rows] >> np.uint64(7)) & np.uint64(1)
-    tried = trials(x, half, subject.seed, config.topics, config.orthogonal)
+    tried = trials(x, half, len(whole.promoted), subject.seed, config.topics, config.orthogonal)
     chosen = config.topics or max((k for k, t in tried.items() if t.holds), default=0)
     correlations = {str(k): float(t.stability.min()) for k, t in tried.items()}
     if not chosen:
@@ -65,7 +65,7 @@ def find_topics(config: Config, subject: Subject, sample: Sample, moves: list[Mo
         return Topics((), np.zeros((0, 0)), **size, tried=correlations, reason=reason)
     chosen = min(chosen, *x.shape)
     factors = factorise(x, chosen, subject.seed, config.orthogonal)
-    stability = _match(factors.tokens, tried[chosen].half)
+    stability = _match(factors.tokens, tried[chosen].half, len(whole.promoted))
     spelling = (
         shown(groups(subject.vocabulary.texts, True), whole.as_spelt) if config.merge_variants else None
     )
@@ -123,9 +123,15 @@ class Trial:
 
 
 def trials(
-    x: Sparse, half: NDArray[np.uint64], seed: int, wanted: int = 0, orthogonal: bool = False
+    x: Sparse,
+    half: NDArray[np.uint64],
+    vocab: int,
+    seed: int,
+    wanted: int = 0,
+    orthogonal: bool = False,
 ) -> dict[int, Trial]:
-    """wanted: try this number only; 0: 1, 2, ... until two in a row do not hold."""
+    """half: 0 or 1 for each position, the same within a text. wanted: try this number only; 0: 1, 2, ... until two in a
+    row do not hold."""
     halves = [x[half == side] for side in (0, 1)]
     if min(len(part.indptr) - 1 for part in halves) < 2:
         halves = [x, x]
@@ -139,12 +145,12 @@ def trials(
         apart = [factorise(part, k, seed, orthogonal, _TRIAL) for part in loose]
         now = [sum(f.explained for f in factors) for factors in (both, apart)]
         gain, by_chance = now[0] - before[0], now[1] - before[1]
-        correlation = _correlations(both[0].tokens, both[1].tokens)
+        correlation = _correlations(both[0].tokens, both[1].tokens, vocab)
         matched = _assign(correlation)
         stability = correlation[np.arange(k), matched]
         enough = gain > TOGETHER * by_chance
         found[k] = Trial(stability, both[0].tokens, bool(enough and stability.min() >= STABLE))
-        if k > 1 and not (found[k].holds or found[k - 1].holds):
+        if k - 1 in found and not (found[k].holds or found[k - 1].holds):
             break
         before = now
     return found
@@ -209,13 +215,14 @@ def _factors(x: Sparse, positions: np.ndarray, tokens: np.ndarray) -> Factors:
     return Factors(positions, tokens, (2 * cross - own) / (total or 1.0))
 
 
-def _correlations(one: np.ndarray, other: np.ndarray) -> Float[np.ndarray, "topic topic"]:
-    """Pearson's, over tokens: weights that are all alike correlate with nothing, though their cosine is 1."""
-    units = []
-    for weights in (one, other):
-        centred = weights - weights.mean(1, keepdims=True)
-        units.append(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _TINY))
-    return units[0] @ units[1].T
+def _correlations(
+    one: Float[np.ndarray, "topic token"], other: Float[np.ndarray, "topic token"], vocab: int
+) -> Float[np.ndarray, "topic topic"]:
+    """Pearson's, over the vocabulary, where tokens that are no candidates weigh 0: weights that are all alike would
+    correlate with nothing among themselves, and have cosine 1 with anything."""
+    mean = np.outer(one.sum(1), other.sum(1)) / vocab
+    spread = [np.sqrt(np.maximum((w**2).sum(1) - w.sum(1) ** 2 / vocab, 0)) for w in (one, other)]
+    return (one @ other.T - mean) / np.maximum(np.outer(*spread), _TINY)
 
 
 def _assign(correlation: Float[np.ndarray, "topic topic"]) -> Int[np.ndarray, " topic"]:
@@ -225,9 +232,9 @@ def _assign(correlation: Float[np.ndarray, "topic topic"]) -> Int[np.ndarray, " 
     return linear_sum_assignment(-correlation)[1]
 
 
-def _match(tokens: np.ndarray, half: np.ndarray) -> Int[np.ndarray, " topic"]:
+def _match(tokens: np.ndarray, half: np.ndarray, vocab: int) -> Int[np.ndarray, " topic"]:
     """For each topic of the whole the topic of the first half that it is."""
-    return _assign(_correlations(tokens, half))
+    return _assign(_correlations(tokens, half, vocab))
 
 
 def _masses(factors: Factors) -> Float[np.ndarray, " topic"]:
