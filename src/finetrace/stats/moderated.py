@@ -54,7 +54,8 @@ def z_of_t(t: FloatArray, dof: float) -> FloatArray:
 
 
 def z_against(values: FloatArray, others: FloatArray) -> FloatArray | None:
-    """z [item] of values [item] as one more draw beside others [k, item]; None with fewer than two others.
+    """z [item] of values [item] as one more draw beside others [k, item]; None with fewer than two others, NaN for an item
+    in which nothing varies.
 
     t = (value - mean) / (s sqrt(1 + 1/k)) with the moderated s, as a normal value. It takes the others for draws from one
     normal law per item.
@@ -66,7 +67,7 @@ def z_against(values: FloatArray, others: FloatArray) -> FloatArray | None:
     spread = moderated(others.var(axis=0, ddof=1), k - 1)
     scale = np.sqrt(spread.variance * (1 + 1 / k))
     gap = np.asarray(values, dtype=np.float64) - others.mean(axis=0)
-    return z_of_t(np.divide(gap, scale, out=np.zeros_like(gap), where=scale > 0), spread.dof)
+    return z_of_t(np.divide(gap, scale, out=np.full_like(gap, np.nan), where=scale > 0), spread.dof)
 
 
 def _trigamma_inverse(value: float) -> float:

@@ -36,21 +36,24 @@ class DifferenceLens:
         finite = (last[0].float().sum(-1) + last[1].float().sum(-1)).isfinite()
         lost = (step.keep & ~finite).sum(1)
         self._lost.index_add_(0, step.slice.cpu(), lost.cpu())
+        bad = None if bool(finite.all()) else ~finite[:, :, None]
         for kind in KINDS:
             picked = pick(self._config, step, kind, finite)
             if picked is not None:
-                self._add(step, picked, self._sums[kind])
+                self._add(step, picked, bad, self._sums[kind])
 
-    def _add(self, step: Step, picked: Picked, sums: Sums) -> None:
-        """One layer at a time, so that no more than one is held in float64."""
+    def _add(self, step: Step, picked: Picked, bad: Tensor | None, sums: Sums) -> None:
+        """One layer at a time, so that no more than one is held in float64. bad [batch, pos, 1]: states to be left out,
+        which a weight of 0 does not do to an infinity."""
         rows, device = picked.rows, step.ids.device
         slices = step.slice[rows].tolist()
         groups = (step.key[rows.cpu().numpy()] % self._config.groups).tolist()
         blocks = [sums.block(where, device) for where in zip(slices, groups, strict=True)]
         small = []
         for layer in range(self._subject.n_layers):
-            base, other = (side if len(rows) == len(side) else side[rows] for side in step.hidden(layer))
-            base, other = base.float(), other.float()
+            both = step.hidden(layer)
+            both = both if bad is None else tuple(side.masked_fill(bad, 0.0) for side in both)
+            base, other = (side.float() if len(rows) == len(side) else side[rows].float() for side in both)
             difference, states = picked.means(other - base), picked.means(base)
             norms = picked.means(torch.stack([base.norm(dim=-1), other.norm(dim=-1)], -1))
             small.append(torch.cat([difference.square().sum(-1, keepdim=True), norms], -1))
