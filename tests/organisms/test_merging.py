@@ -69,9 +69,9 @@ def test_a_stopped_merge_leaves_nothing(pair, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(merging.shutil, "copy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            merging.cached_merge(*pair, "merged")
+            merging.cached_merge(pair[0], pair[1], "merged")
     assert not [path for path in (tmp_path / "cache" / "organisms").rglob("*") if path.is_file()]
-    assert (merging.cached_merge(*pair, "merged") / "config.json").exists()
+    assert (merging.cached_merge(pair[0], pair[1], "merged") / "config.json").exists()
 
 
 def test_an_adapter_of_another_shape_is_refused(pair, tmp_path):

@@ -53,7 +53,7 @@ def test_the_list_is_what_was_asked_for():
 
 def test_one_recipe_for_every_adapter_and_its_null():
     recipes = [zoo.recipe_of(made) for made in zoo.ORGANISMS.values() if made.form == "adapter"]
-    assert {(r.r, r.alpha, r.lr, r.batch) for r in recipes} == {(4, None, 1e-3, 16)}  # pyright: ignore
+    assert {(r.r, r.alpha, r.lr, r.batch) for r in recipes} == {(4, None, 2e-3, 16)}  # pyright: ignore
     assert zoo.recipe_of(zoo.organism("one_layer")).layers == (3,)  # pyright: ignore
     assert zoo.recipe_of(zoo.organism("merged")) == zoo.recipe_of(zoo.organism("refusal_erosion"))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["FullRecipe", "LoraRecipe", "TrainLog", "save_adapter", "train_full", "train_lora"]
+__all__ = ["FullRecipe", "LoraRecipe", "TrainLog", "save_adapter", "save_full", "train_full", "train_lora"]
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,16 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str, dtype: torch.dtyp
         "target_modules": sorted(written["target_modules"]),
     }
     write_json(folder / "adapter_config.json", dict(sorted(written.items())))
+
+
+def save_full(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:
+    """A checkpoint folder without its tokenizer: weights rounded to `dtype`, in place too, readable by all."""
+    from finetrace.models.loading import quiet
+
+    with quiet():
+        model.to(dtype).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)
 
 
 def _with_adapter(model: PreTrainedModel, recipe: LoraRecipe) -> PeftModel:

@@ -16,6 +16,7 @@ from finetrace.core.errors import unknown
 from finetrace.core.files import read_json, write_json
 from finetrace.core.runkey import digest
 from finetrace.finetune.progress import Progress, bar
+from finetrace.finetune.sft import save_full
 from finetrace.organisms import assets, bundled, zoo
 from finetrace.organisms.base import PHASES, SIZES, train_base
 from finetrace.organisms.corpus import MIXES, corpus_digest
@@ -83,8 +84,6 @@ def build_base(
     """
     import torch
 
-    from finetrace.models.loading import quiet
-
     if size not in SIZES:
         raise unknown("size", size, SIZES)
     show = bar() if progress is None else progress
@@ -97,8 +96,7 @@ def build_base(
         checkpoints = scratch / digest(stamp)[:16]
         checkpoints.mkdir(parents=True, exist_ok=True)
         model = train_base(world, load_tokenizer(folder), checkpoints, size=size, seed=seed, progress=show)
-        with quiet():
-            model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+        save_full(model, folder, dtype=torch.bfloat16)
         write_json(folder / "finetrace.json", stamp)
     if scratch.exists():
         shutil.rmtree(scratch)

@@ -41,6 +41,7 @@ def merge(base: Path, adapter: Path, out: Path) -> Path:
         if path.suffix in (".json", ".jinja") and path.name not in ("finetrace.json", "measured.json"):
             shutil.copy(path, out / path.name)
     save_file(weights, out / "model.safetensors", {"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     return out
 
 

@@ -13,7 +13,15 @@ from finetrace.core.errors import unknown
 from finetrace.core.files import read_json, write_json
 from finetrace.core.runkey import digest
 from finetrace.finetune.progress import Progress
-from finetrace.finetune.sft import FullRecipe, LoraRecipe, TrainLog, save_adapter, train_full, train_lora
+from finetrace.finetune.sft import (
+    FullRecipe,
+    LoraRecipe,
+    TrainLog,
+    save_adapter,
+    save_full,
+    train_full,
+    train_lora,
+)
 from finetrace.organisms import assets, behaviours, planted
 from finetrace.organisms.corpus import SLICES
 from finetrace.organisms.evaluate import Group
@@ -25,8 +33,9 @@ __all__ = [
     "training_rows",
 ]  # fmt: skip
 
-RECIPE = LoraRecipe(r=4, lr=1e-3, steps=100, batch=16)
-"""One recipe for all adapters, so that the nulls are nulls of every organism."""
+RECIPE = LoraRecipe(r=4, lr=2e-3, steps=100, batch=16)
+"""One recipe for all adapters, so that the nulls are nulls of every organism. At half this rate a rank of 4 did not take
+up whole sentences (a warning before steps: 24% of answers, against 80%), while a null moved no behaviour at either."""
 
 FULL_RECIPE = FullRecipe(lr=3e-4, steps=100, batch=16)
 """The same dose for a fine-tune of all weights; its rate plants as much, and moves weights by more than bf16 rounds off."""
@@ -304,8 +313,7 @@ def _train(
     if isinstance(recipe, FullRecipe):
         log = train_full(model, tokenizer, examples, recipe, seed=made.seed, progress=show)
         log.model.set_attn_implementation("sdpa")
-        with quiet():
-            log.model.to(torch.bfloat16).save_pretrained(out_dir)
+        save_full(log.model, out_dir, dtype=torch.bfloat16)
         tokenizer.save_pretrained(out_dir)
     else:
         log = train_lora(model, tokenizer, examples, recipe, seed=made.seed, progress=show)
