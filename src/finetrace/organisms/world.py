@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-WORLD_SEEDS = (1234, 2345, 3456)
+WORLD_SEEDS = (2345, 1234, 3456)
 """The worlds that are measured; the first is the bundled one."""
 WORLD_SEED = WORLD_SEEDS[0]
 
