@@ -1,10 +1,13 @@
-"""What a benchmark is made of: arms that do the same work, and one of them the peer."""
+"""What a benchmark is made of: arms, and one of them that the others are held against (the peer, mostly)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from finetrace.core.files import read_json
+from finetrace.organisms.bundled import base_path
 
 Work = Callable[[], object]
 
@@ -24,10 +27,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Case:
-    """arms: "peer" and "floor" (the bare products of our best arm) among them.
+    """arms: the `reference`, whose time is divided by each arm's, and "floor" (the bare products of our best arm) among
+    them.
 
     memory_of: "work" (inputs and weights are held before) or "open" (the models themselves are what is measured).
     accuracy: rows against float64, made once. goal: judges the finished figures, if the `judged` arms were run.
+    longer: the same work on more data, of which only the memory is measured. notes: whatever else is to be said.
     """
 
     name: str
@@ -36,11 +41,17 @@ class Case:
     goal: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     judged: tuple[str, ...]
     accuracy: Callable[[], list[dict[str, float]]] | None = None
+    reference: str = "peer"
+    longer: Mapping[str, Arm] = field(default_factory=dict)
+    notes: Callable[[], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A Llama shape and how much goes through it. kl_tokens: hidden states through the head in the case `kl`."""
+    """A Llama shape and how much goes through it. kl_tokens: hidden states through the head in the case `kl`.
+
+    bundled: the tiny world's own base, organisms and texts (`texts` a slice), instead of random ones.
+    """
 
     d: int
     ffn: int
@@ -52,6 +63,7 @@ class Preset:
     batch: int
     length: int
     texts: int
+    bundled: bool = False
 
     def block_shapes(self) -> list[tuple[int, int]]:
         """(in, out) of every linear layer of one block."""
@@ -66,6 +78,23 @@ class Preset:
     def head_flop(self, tokens: int) -> int:
         """Of one product with the head."""
         return 2 * tokens * self.d * self.vocab
+
+
+def _tinyworld() -> Preset:
+    shape = read_json(base_path() / "config.json")
+    return Preset(
+        d=shape["hidden_size"],
+        ffn=shape["intermediate_size"],
+        heads=shape["num_attention_heads"],
+        kv_heads=shape["num_key_value_heads"],
+        layers=shape["num_hidden_layers"],
+        vocab=shape["vocab_size"],
+        kl_tokens=1024,
+        batch=16,
+        length=shape["max_position_embeddings"],
+        texts=16,
+        bundled=True,
+    )
 
 
 PRESETS = {
@@ -96,4 +125,5 @@ PRESETS = {
         length=64,
         texts=8,
     ),
+    "tinyworld": _tinyworld(),
 }

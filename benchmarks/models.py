@@ -1,9 +1,12 @@
-"""Random Llama models and adapters of a preset's shape, on disk: the times do not depend on what the weights say."""
+"""Models and adapters of a preset's shape, on disk: random ones, as times hardly depend on what the weights say, or the
+bundled tiny world's."""
 
 from __future__ import annotations
 
 import random
+import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from tests.tiny import tiny_tokenizer
 
 from benchmarks.case import Preset
+from finetrace.organisms import bundled
 
 NULLS = 4
 _RANK = 16
@@ -18,7 +22,10 @@ _RANK = 16
 
 def make(folder: Path, preset: Preset, dtype: torch.dtype) -> None:
     """base; tuned (a LoRA on attention, every layer); late (the upper half only); merged (tuned as a full model);
-    null_0 to null_3."""
+    null_0 to null_3. Of the bundled world: base, tuned (`false_facts`) and the nulls."""
+    if preset.bundled:
+        _copy_bundled(folder)
+        return
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM
 
@@ -52,6 +59,13 @@ def make(folder: Path, preset: Preset, dtype: torch.dtype) -> None:
     tokenizer.save_pretrained(str(folder / "merged"))
 
 
+def _copy_bundled(folder: Path) -> None:
+    nulls = {f"null_{i}": name for i, name in enumerate(bundled.null_names()[:NULLS])}
+    shutil.copytree(bundled.base_path(), folder / "base")
+    for name, organism in {"tuned": "false_facts", **nulls}.items():
+        shutil.copytree(bundled.organism_path(organism), folder / name)
+
+
 def _config(preset: Preset) -> Any:
     from transformers import LlamaConfig
 
@@ -70,11 +84,16 @@ def _config(preset: Preset) -> Any:
     )
 
 
-def texts(preset: Preset) -> list[dict[str, str]]:
-    """Random known words; lengths between half of the preset's and all of it, <bos> included."""
+def texts(preset: Preset, times: int = 1) -> Sequence[Mapping[str, Any]]:
+    """Random known words, lengths between half of the preset's and all of it, <bos> included; or the bundled audit data.
+
+    times: so many times as many texts, all different.
+    """
+    if preset.bundled:
+        return bundled.slices(0, times * preset.texts)
     rng = random.Random(0)
     words = preset.vocab - 8
-    lengths = [rng.randint(preset.length // 2, preset.length) - 1 for _ in range(preset.texts)]
+    lengths = [rng.randint(preset.length // 2, preset.length) - 1 for _ in range(times * preset.texts)]
     return [
         {"text": " ".join(f"w{rng.randrange(words)}" for _ in range(n)), "slice": "text"} for n in lengths
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from benchmarks.case import PRESETS
 from benchmarks.counters import counted
 
-from benchmarks import kl, models, pair, passes, run
+from benchmarks import kl, methods, models, pair, passes, run
 from finetrace.engine import head
 
 KEYS = {"case", "preset", "dtype", "rounds", "date", "arms", "load", "machine", "goal"}
@@ -118,3 +119,44 @@ def test_one_pass_needs_little_more_than_half_of_the_products(folder: Path):
     assert theirs > 1.5 * ours
     assert theirs / ours < 2 * contrasts / (contrasts + 1) * 1.15
     assert ours == pytest.approx(arms["ours"].flop, rel=0.15)
+
+
+def test_methods_are_held_against_kl_alone(capsys: pytest.CaptureFixture[str]):
+    found = line(capsys, "--case", "methods", "--no-memory")
+    assert found["arms"].keys() == {*methods.ARMS, "floor"}
+    assert found["arms"]["kl"]["ratio"] == {"median": 1, "low": 1, "high": 1}
+    measured = found["goal"]["measured"]
+    assert measured["all"]["median"] == pytest.approx(1 / found["arms"]["all"]["ratio"]["median"], abs=1e-3)
+    assert found["goal"]["reached"] == (measured["all"]["median"] <= methods.MOST)
+    assert found["notes"]["results"].keys() == found["notes"]["state"].keys() == {*methods.ARMS["all"]}
+
+
+def test_other_methods_add_no_product_with_the_head(folder: Path):
+    arms = methods.case(SMOKE, torch.float32, folder).arms
+    assert arms["kl"].flop == arms["floor"].flop == counted(arms["floor"].open()).flop
+    alone, both = (counted(arms[name].open()).flop for name in ("kl", "all"))
+    texts = models.texts(SMOKE)
+    scored = sum(len(row["text"].split()) for row in texts)
+    assert both - alone < len(methods.CONTRASTS) * SMOKE.head_flop(scored)
+
+
+def test_what_observers_hold_does_not_grow_with_the_texts(tmp_path: Path):
+    many = dataclasses.replace(SMOKE, texts=60, batch=16)
+    models.make(tmp_path, many, torch.float32)
+    case = methods.case(many, torch.float32, tmp_path)
+    assert case.notes is not None
+    state, corpora = case.notes()["state"], case.notes()["corpora"]
+    once, twice, four = state[methods.LENS]["fixed"]
+    assert once <= twice == four  # from two times on, every group of texts has been seen
+    assert state[methods.LENS]["per_text"] == [0, 0, 0]
+    # The sample is not full yet: at most so many bytes for a position, and windows of other lengths.
+    grown = state[methods.MINING]["fixed"][2] - state[methods.MINING]["fixed"][1]
+    assert grown <= (corpora[2]["tokens"] - corpora[1]["tokens"]) * (32 + 20 * 12) + 4 * 48 * 12
+    assert state[methods.MINING]["per_text"] == [48, 48, 48]
+
+
+def test_the_bundled_world_is_copied_whole(tmp_path: Path):
+    preset = PRESETS["tinyworld"]
+    models.make(tmp_path, preset, torch.bfloat16)
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "tuned", *(f"null_{i}" for i in range(4))}
+    assert len(models.texts(preset, 2)) == 2 * len(models.texts(preset))
