@@ -30,7 +30,7 @@ def pushed(seed: int, *, planted: float, n: int = 40) -> Result:
         d[:, STYLE] += 2.5
         d[:, 90] -= 3.0 * t.slice * planted
         texts.append(Text(t.row, t.key, t.slice, t.ids, d, t.base))
-    return mined(texts, subject(VOCAB), top_k=10, shortlist=("w21", "nowhere"))
+    return mined(texts, subject(VOCAB), top_k=10, ordering="occurrence", shortlist=("w21", "nowhere"))
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ class Config:
     mask_special: bool = True
     mask_dead: bool = True
     merge_variants: bool = False
-    ordering: str = "occurrence"
+    ordering: str = "kl_weighted"
     rows: int = 20
     topics: int = 0
     orthogonal: bool = False

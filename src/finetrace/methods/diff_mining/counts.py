@@ -58,7 +58,7 @@ class Counts:
         """Sums of the centred difference, and how many are above 0, of the slices in `slices`; on any device."""
         for name, values in (("shift", shift), ("positive", positive)):
             held = self.tokens[name].to(values.device)  # moves once, with the first chunk
-            self.tokens[name] = held.index_add_(0, slices, values.to(held.dtype))
+            self.tokens[name] = held.index_add_(0, slices.to(values.device), values.to(held.dtype))
 
     def book_entries(
         self,

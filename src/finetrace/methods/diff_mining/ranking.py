@@ -94,7 +94,10 @@ def spelt(result: Result, moves: Moves) -> NDArray[np.int64]:
 
 
 def top_tokens(result: Result, where: str, n: int = 20, nulls: Sequence[Result] = ()) -> tuple[int, ...]:
-    """The ids of the n most promoted tokens of slice `where`, best first, in the ordering that the result was made with."""
+    """The ids of the n most promoted tokens of slice `where`, best first, in the ordering that the result was made with.
+
+    It is the list that the page shows: nulls stand beside it and do not reorder it (see the README for what that gave).
+    """
     moves = moves_of(result, where)
     columns = spelt(result, moves)[best(result, moves, True, n)]
     ids = np.asarray(result.vocabulary.data["token_id"])

@@ -98,12 +98,7 @@ def _estimates(
 def _texts(subject: Subject, texts: Table) -> Columns:
     order = np.argsort(texts["row"], kind="stable")
     counts = texts["counts"][order]
-    means = np.divide(
-        texts["sums"][order],
-        counts[:, None],
-        out=np.zeros((len(order), len(SUMS))),
-        where=counts[:, None] > 0,
-    )
+    means = texts["sums"][order] / np.where(counts > 0, counts, np.nan)[:, None]
     return Columns(
         {
             "row": texts["row"][order],
