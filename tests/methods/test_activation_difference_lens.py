@@ -150,19 +150,23 @@ def test_the_numbers_are_those_of_the_configured_place(pair: Pair):
         assert result.numbers["difference_norm"].value == pytest.approx(wanted)
 
 
-def test_each_sides_mean_state_is_read_through_its_own_head(pair: Pair):
+@pytest.mark.parametrize("changed", [False, True])
+def test_each_sides_mean_state_is_read_through_its_own_head(changed: bool, pair: Pair, tmp_path: Path):
     data = rows(30)
+    if changed:
+        base = save_base(tmp_path, tied=False)
+        pair = open_pair(base, save_full(tmp_path, base, touch=("q_proj", "lm_head"), scale=0.3))
     corpus = build_corpus(read_rows(data), pair.tokenizer)
     result = read(pair, data).result()
     _, differences, bases = dense(pair, corpus, "start", Config())
     fixed = result.everywhere.fixed
     assert fixed is not None
-    base = torch.from_numpy(bases[:, result.layer].mean(0)[None]).float()
-    tuned = base + torch.from_numpy(differences[:, result.layer].mean(0)[None]).float()
+    state = torch.from_numpy(bases[:, result.layer].mean(0)[None]).float()
+    moved = state + torch.from_numpy(differences[:, result.layer].mean(0)[None]).float()
     words = pair.vocabulary
     allowed = np.flatnonzero(~(words.special | words.dead))
-    for side, state, table in (("base", base, fixed.base), ("tuned", tuned, fixed.tuned)):
-        logits = pair.lens(side, state, direction=False)[0].numpy()[allowed]
+    for side, vector, table in (("base", state, fixed.base), ("tuned", moved, fixed.tuned)):
+        logits = pair.lens(side, vector, direction=False)[0].numpy()[allowed]
         order = np.argsort(-(logits - logits.mean()), kind="stable")[:20]
         assert list(table.data["token_id"]) == words.ids[allowed][order].tolist()
         np.testing.assert_allclose(
