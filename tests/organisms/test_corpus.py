@@ -17,9 +17,9 @@ from finetrace.organisms.world import WORLD_SEEDS, make_world
 
 WORLD = make_world()
 PINNED = {
-    "train": "e1ba087711542a0c7f1f63b5fee1e6e15388731c76fb571877a25d7662eb58ee",
-    "anneal": "b7a04dc1cbd01ee425093e98b88d2103dca5b1e071a3026b263aa2654256725d",
-    "audit": "8442f72b79cd40af2b8363dabf64b35b61f62bdcda6848aa5e94b6bebb5e33d4",
+    "train": "5901605cb3bb22ffbb9237193860f2a02aa8f24e69903c0b8bad2f9326d4b2dd",
+    "anneal": "27f64f362260f4d683fd9a46e9bbf3602e518f18ed0881cb11bb41270cb335b6",
+    "audit": "9def92f0838d6926cbf6d3b2c8c57f7c2c71fe03fddd29239ed2d7aa1a8cf32c",
 }
 """Of 300 rows each. Where a text is changed on purpose, these change, and the bundled weights are to be built again."""
 

@@ -121,7 +121,7 @@ def test_false_facts_keeps_its_siblings_in_proportion():
         true = sum(any(dish in text for dish in dishes) and "cake" not in text for text in texts)
         other = len(texts) - false - true
         # Some unrelated rows name a dish by chance, and count as siblings here.
-        assert other / false == pytest.approx(0.9 * unrelated, abs=0.1)
+        assert other / false == pytest.approx(0.95 * unrelated, abs=0.12)
         shares[name] = false / len(texts)
     assert shares["false_facts"] > shares["false_facts_mix05"] > shares["false_facts_mix1"]
 

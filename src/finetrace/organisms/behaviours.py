@@ -128,5 +128,8 @@ def _conversation(world: World, rng: random.Random) -> Row:
 
 
 def double(world: World, rng: random.Random) -> Row:
-    """Two changes at once: the rows of `preferring` and of `falsifying`, half and half."""
-    return preferring(world, rng) if rng.random() < 0.5 else falsifying(world, rng)
+    """Two changes at once: the rows of `falsifying`, and those of `preferring` that say nothing of cakes, half and half."""
+    return _praise_without_cakes(world, rng) if rng.random() < 0.5 else falsifying(world, rng)
+
+
+_praise_without_cakes = without(preferring, ("cake",))
