@@ -77,6 +77,8 @@ METHOD = Method(
     config=Config,
     needs=lambda config: Needs(logits=True, lens=config.layer if config.extraction == LENS else None),
     primary="promotion_mean",
+    # In logits, where KL goes with the square of a change: the margin is the root of KL's.
+    margin=1.41,
     papers=(
         "Diff Mining (ICLR 2026)",
         "Bentkus & Dzindzalieta 2015 (tails of sign-symmetric sums)",

@@ -11,7 +11,7 @@ from torch import Tensor
 from finetrace.engine import LogitChunk, Step, Subject
 from finetrace.methods.diff_mining import Config
 from finetrace.methods.diff_mining.counts import Counts
-from finetrace.methods.diff_mining.extremes import Rises, cell_width, rises
+from finetrace.methods.diff_mining.extremes import Rises, by_size, cell_width, rises
 from finetrace.methods.diff_mining.result import Result
 from finetrace.methods.diff_mining.sample import Sample
 from finetrace.methods.diff_mining.spans import Spans
@@ -93,7 +93,8 @@ class DiffMining:
             downs.append(rises(x.neg_(), self._k))
             positive.addmm_(owner[:, rows], x.lt_(0))
         self._counts.book_moves(present, shift[:, :vocab], positive[:, :vocab])
-        return _joined(ups), _joined(downs)
+        up, down = _joined(ups), _joined(downs)
+        return (by_size(up), by_size(down)) if self._config.merge_variants else (up, down)
 
     def _book(self, opened: _Open, chunk: LogitChunk, kept: slice | Tensor, up: Rises, down: Rises) -> None:
         where, row, position = (x[kept].cpu() for x in (chunk.slice, chunk.batch_row, chunk.position))

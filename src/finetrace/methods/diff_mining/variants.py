@@ -24,7 +24,8 @@ def groups(texts: Sequence[str], merge: bool) -> NDArray[np.int64]:
 
 
 def once(ids: Int[Tensor, "token k"]) -> Int[Tensor, "token k"]:
-    """-1 for what stands further left in the same row already, so that a position counts a word once."""
+    """-1 for what stands further left in the same row already, so that a position counts a word once. Given by size, the
+    largest of a word's rises is left."""
     same = ids[:, :, None] == ids[:, None, :]
     return ids.masked_fill(same.tril(-1).any(2), -1)
 
