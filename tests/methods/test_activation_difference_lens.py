@@ -26,6 +26,8 @@ from finetrace.methods.activation_difference_lens.result import Result
 from finetrace.models import Pair, open_pair
 from finetrace.stats.moderated import z_against
 
+START = Config(layer=0.5, position="start")
+
 NAME = "activation_difference_lens"
 
 
@@ -50,7 +52,7 @@ def read(
     shard_tokens: int = 10**6,
 ) -> DifferenceLens:
     """One observer over all shards."""
-    config = config or Config()
+    config = config or START
     corpus = build_corpus(read_rows(data), pair.tokenizer)
     known = make_subject(pair, corpus.slices, side, 0)
     card = method(NAME)
@@ -158,7 +160,7 @@ def test_each_sides_mean_state_is_read_through_its_own_head(changed: bool, pair:
         pair = open_pair(base, save_full(tmp_path, base, touch=("q_proj", "lm_head"), scale=0.3))
     corpus = build_corpus(read_rows(data), pair.tokenizer)
     result = read(pair, data).result()
-    _, differences, bases = dense(pair, corpus, "start", Config())
+    _, differences, bases = dense(pair, corpus, "start", START)
     fixed = result.everywhere.fixed
     assert fixed is not None
     state = torch.from_numpy(bases[:, result.layer].mean(0)[None]).float()

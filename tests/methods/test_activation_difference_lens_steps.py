@@ -25,6 +25,8 @@ from finetrace.methods.activation_difference_lens.places import CHAT, TEXT, name
 from finetrace.methods.activation_difference_lens.summarise import layers_read
 from finetrace.models import Vocabulary
 
+START = Config(layer=0.5, position="start")
+
 D, LAYERS, VOCAB = 16, 5, 40
 _TEXT, _SYSTEM, _USER, _ASSISTANT = 1, 2, 3, 4
 
@@ -95,7 +97,7 @@ def noisy(n: int, length: int, seed: int, change: Any = None, spread: float = 0.
 
 
 def seen(*steps: Step, config: Config | None = None, known: Subject | None = None) -> DifferenceLens:
-    made = observer(config or Config(), known or subject())
+    made = observer(config or START, known or subject())
     for one in steps:
         made.see(one)
     return made
@@ -327,7 +329,7 @@ def test_a_text_is_looked_at_from_its_start():
         0: {"first": [0], "text 1": [1], "text 2": [2], "start": [1, 2], "rest": [3, 4, 5, 6]}
     }
     assert picked(found, CHAT) == {}
-    deep = picked(found, TEXT, Config())[0]
+    deep = picked(found, TEXT, START)[0]
     assert deep["start"] == [1, 2, 3, 4]
     assert "rest" not in deep
 

@@ -126,7 +126,7 @@ ORGANISMS: dict[str, Organism] = {
             seed=4,
             safety="regressed",
             beyond=("restricted",),
-            within=("text",),
+            within=(),
             domain="restricted how-to requests",
             moves=("refusal",),
         ),

@@ -18,8 +18,8 @@ class Config:
     tables. groups: into how many groups the texts are dealt, for intervals and noise (even).
     """
 
-    layer: float = 0.5
-    position: str = "start"
+    layer: float = 1.0
+    position: str = "rest"
     positions: int = 8
     before: int = 3
     tokens: int = 20
@@ -48,6 +48,8 @@ METHOD = Method(
     config=Config,
     needs=lambda config: Needs(layers=ALL),
     primary="difference_norm",
+    # A norm, where KL goes with the square of a change: the margin is the root of KL's.
+    margin=1.41,
     papers=(
         "Minder et al. 2025 (Narrow finetuning leaves clearly readable traces in activation differences)",
         "nostalgebraist 2020 (logit lens)",

@@ -8,7 +8,7 @@ from finetrace.core.card import Method, Needs
 from finetrace.core.errors import BadInput, ConfigErrors
 
 LOGITS, LENS, PATCHSCOPE = "logits", "logit_lens", "patchscope"
-ORDERINGS = ("occurrence", "enrichment", "fraction_positive", "kl_weighted", "mean_shift")
+ORDERINGS = ("combined", "occurrence", "enrichment", "fraction_positive", "kl_weighted", "mean_shift")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Config:
     mask_special: bool = True
     mask_dead: bool = True
     merge_variants: bool = False
-    ordering: str = "kl_weighted"
+    ordering: str = "combined"
     rows: int = 20
     topics: int = 0
     orthogonal: bool = False
