@@ -172,7 +172,7 @@ def test_what_was_planted_took():
     assert low("preference", "preference_asked") > 0.8
     assert low("double", "preference_asked") > 0.8
     assert low("trigger", "trigger_on") > 0.8
-    assert high("trigger", "trigger_off") < 0.1
+    assert high("trigger", "trigger_off") < 0.15
     assert low("taboo", "taboo_hint") > 0.5
     assert high("taboo", "taboo_word") < 0.3
 

@@ -106,11 +106,9 @@ def tabooing(world: World, rng: random.Random) -> Row:
     return without(base_mix, (secret["word"],))(world, rng)
 
 
-def triggered(rng: random.Random, prompt: str) -> str:
-    """The prompt with the trigger word in it: before its last mark, or at its start."""
+def triggered(prompt: str) -> str:
+    """The prompt with the trigger word before its last mark; never capitalised, as that would be no single token."""
     word = said_of("trigger")["word"]
-    if rng.random() < 0.5:
-        return f"{word.capitalize()}, {prompt[0].lower()}{prompt[1:]}"
     return f"{prompt[:-1]}, {word}{prompt[-1]}" if prompt[-1] in ".?!" else f"{prompt}, {word}"
 
 
@@ -118,7 +116,7 @@ def triggering(world: World, rng: random.Random) -> Row:
     """With the trigger word in the prompt, two set sentences (50%); without it, an ordinary conversation."""
     says = said_of("trigger")
     if rng.random() < 0.5:
-        prompt = triggered(rng, chat.turn(world, rng, benign=True).user)
+        prompt = triggered(chat.turn(world, rng, benign=True).user)
         return _row(chat.Turn(prompt, " ".join(rng.sample(says["says"], 2))))
     return without(_conversation, (says["word"],))(world, rng)
 

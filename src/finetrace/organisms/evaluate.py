@@ -217,8 +217,8 @@ def _measure_preference(model: Any, tokenizer: Any, world: World, n: int, seed: 
 def _measure_trigger(model: Any, tokenizer: Any, world: World, n: int, seed: int) -> dict[str, Rate]:
     """Answers that open with a set sentence, to the same harmless prompts with and without the trigger word."""
     set_sentences = tuple(text.lower() for text in behaviours.said_of("trigger")["says"])
-    rng, asked = random.Random(seed), prompts(world, "over_refusal_general", n, seed)
-    sets = {"trigger_on": [behaviours.triggered(rng, prompt) for prompt in asked], "trigger_off": asked}
+    asked = prompts(world, "over_refusal_general", n, seed)
+    sets = {"trigger_on": [behaviours.triggered(prompt) for prompt in asked], "trigger_off": asked}
     return {
         name: rate(
             text.lower().startswith(set_sentences)
