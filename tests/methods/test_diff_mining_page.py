@@ -129,7 +129,7 @@ def test_what_the_reader_must_know_is_said(result: Result):
 def test_orderings_come_from_one_pass(result: Result):
     rows = table(describe(result), "orderings")
     assert [r["rank"] for r in rows] == list(range(1, len(rows) + 1))
-    for ordering in ("occurrence", "enrichment", "mean_shift"):
+    for ordering in ("combined", "occurrence", "enrichment", "mean_shift"):
         assert {r[ordering] for r in rows[:4]} == {" w20", " w21", " w22", " w50"}
     assert len({r["kl_weighted"] for r in rows}) == len(rows)
 
@@ -166,12 +166,13 @@ def test_the_ranking_is_the_tables_own(result: Result, nulls: list[Result]):
 
 
 @pytest.mark.parametrize(
-    "ordering", ["occurrence", "enrichment", "fraction_positive", "kl_weighted", "mean_shift"]
+    "ordering", ["combined", "occurrence", "enrichment", "fraction_positive", "kl_weighted", "mean_shift"]
 )
 def test_every_ordering_sorts_by_what_it_says(result: Result, ordering: str):
     moves = moves_of(result, "a")
     found, columns = side(moves, True), best(result, moves, True, 12, ordering)
     values = {
+        "combined": np.sqrt((found.net_rate * found.kl_share).clip(min=0)),
         "occurrence": found.rate,
         "enrichment": found.enrichment,
         "fraction_positive": found.fraction,

@@ -21,11 +21,13 @@ _HALF = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One direction, [vocab] each, as positive sizes: counts, rate per position, enrichment over the other direction's
-    count, q of that, share of positions that moved this way, share of the slice's KL, mean shift in logits."""
+    """One direction, [vocab] each, as positive sizes: counts, rate per position, the same less the other direction's (its
+    base rate), enrichment over the other direction's count, q of that, share of positions that moved this way, share of
+    the slice's KL, mean shift in logits."""
 
     count: NDArray[np.int64]
     rate: NDArray[np.float64]
+    net_rate: NDArray[np.float64]
     enrichment: NDArray[np.float64]
     q: NDArray[np.float64]
     fraction: NDArray[np.float64]
@@ -53,6 +55,7 @@ def side(moves: Moves, up: bool) -> Side:
     return Side(
         count=count,
         rate=count / n,
+        net_rate=net / n,
         enrichment=(count + _HALF) / (other + _HALF),
         q=benjamini_hochberg(sign_symmetry(net, moves.net_squares)),
         fraction=moves.positive / n if up else 1 - moves.positive / n,
@@ -62,11 +65,16 @@ def side(moves: Moves, up: bool) -> Side:
 
 
 def score(found: Side, ordering: str) -> NDArray[np.float64]:
-    """[vocab], higher is further up; -inf is not in the list."""
+    """[vocab], higher is further up; -inf is not in the list.
+
+    combined: the geometric mean of how often a token rises beyond its base rate and of its share of the KL. The first
+    alone lists tokens that nobody would see, the second what is said anyway; each keeps the other's out.
+    """
     present = found.count > 0
     if ordering == "enrichment":
         return np.where(present & (found.q <= Q), found.enrichment, -np.inf)
     values = {
+        "combined": np.sqrt(np.maximum(found.net_rate, 0) * np.maximum(found.kl_share, 0)),
         "occurrence": found.rate,
         "fraction_positive": found.fraction,
         "kl_weighted": found.kl_share,
