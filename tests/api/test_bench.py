@@ -40,6 +40,10 @@ def test_five_times_chance_is_needed():
     assert not score([1, 2], [[], []], list(range(100)), vocabulary=1000).named, "2 hits where chance gives 2"
 
 
+def test_a_single_token_is_luck():
+    assert not score([1], [[], []], [1, 2, 3]).named
+
+
 def test_only_the_first_twenty_count():
     assert score([*range(100, 120), 1], [[]], [1]).hits == 0
 

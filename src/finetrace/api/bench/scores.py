@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 TOP = 20
-TIMES_CHANCE = 5.0
-"""What a ranking has to reach to count as having named the change."""
+TIMES_CHANCE, FEWEST = 5.0, 2
+"""What a ranking has to reach to count as having named the change; a single token is luck (one list in six has one)."""
 
 Ranking = Callable[[str], Sequence[int]]
 """Side -> the token ids that a method ranks highest on it."""
@@ -34,7 +34,8 @@ class TokenScore:
 
     @property
     def named(self) -> bool:
-        return self.times_chance >= TIMES_CHANCE and self.hits > max(self.null_hits, default=0)
+        enough = self.hits >= FEWEST and self.times_chance >= TIMES_CHANCE
+        return enough and self.hits > max(self.null_hits, default=0)
 
     @property
     def p(self) -> float | None:

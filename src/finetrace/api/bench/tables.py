@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetrace.api.bench.run import BEYOND, UNRELATED, Bench
-from finetrace.api.bench.scores import TIMES_CHANCE, TOP, TokenScore
+from finetrace.api.bench.scores import FEWEST, TIMES_CHANCE, TOP, TokenScore
 from finetrace.core.findings import SliceVerdict
 
 NOTE = (
@@ -39,7 +39,7 @@ def _named(bench: Bench) -> Table:
         f"Planted tokens among each method's {TOP} top tokens",
         ("organism", "method", "read on", "hits", "planted", "times chance", "nulls' hits", "p", "named"),
         tuple(rows),
-        f"named: at least {TIMES_CHANCE:g} times chance and above every null. nulls' hits: mean and largest over the "
+        f"named: at least {TIMES_CHANCE:g} times chance, {FEWEST} tokens, and more than any null. nulls' hits: mean and largest over the "
         f"nulls' own lists. `{UNRELATED}` holds nothing of what was planted.",
     )
 
