@@ -194,8 +194,9 @@ def _dose_sentences(findings: Findings) -> list[str]:
             "The nulls were trained here and scaled to this pair's size on ordinary text: the verdict is whether the change "
             "is of another kind than theirs, not whether it is larger."
         ]
+    several = len(findings.findings) > 1
     beyond = [
-        (name, verdict.dosed_change)
+        (f"{name} ({finding.method})" if several else name, verdict.dosed_change)
         for finding in findings.findings.values()
         for name, verdict in finding.verdicts.items()
         if verdict.change == "beyond-nulls" and verdict.dosed_change is not None
