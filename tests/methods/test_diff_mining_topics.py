@@ -43,6 +43,7 @@ def columns(result: Result, topic: int) -> set[int]:
 def test_two_planted_topics_are_found(orthogonal: bool):
     result = mined(planted(FRUIT, METAL), subject(VOCAB), top_k=10, orthogonal=orthogonal)
     assert len(result.topics.found) == 2
+    assert 16 <= result.topics.candidates <= 18
     assert {frozenset(columns(result, t)) for t in range(2)} == {frozenset(FRUIT), frozenset(METAL)}
     for topic in result.topics.found:
         assert topic.prevalence == pytest.approx(0.5, abs=0.15), "of the positions where either rises"
@@ -70,6 +71,7 @@ def test_noise_has_no_topics(seed: int):
         topics = mined(given, subject(VOCAB), top_k=10).topics
         assert topics.found == ()
         assert topics.reason
+        assert topics.candidates <= 1, "loud tokens are in both lists: none is enriched"
 
 
 def test_tokens_that_rise_by_themselves_are_no_topics():
