@@ -18,7 +18,16 @@ from tests.worlds import rows, world
 
 from finetrace.cli import main
 
-VERBS = (["audit"], ["demo"], ["list"], ["report"], ["doctor"], ["organisms"], ["organisms", "build"])
+VERBS = (
+    ["audit"],
+    ["demo"],
+    ["list"],
+    ["report"],
+    ["doctor"],
+    ["organisms"],
+    ["organisms", "build"],
+    ["bench"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,8 @@ def test_audit_writes_its_three_files_and_says_where(models, tmp_path, monkeypat
     assert report["methods"]["kl"]["numbers"]["kl_mean"]["nulls"]["k"] == 4
     assert (tmp_path / "out" / "model-card.md").exists()
     assert run(monkeypatch, "list", "runs", "--in", tmp_path / "out", "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)) == 10  # pair, self, four nulls, four doses
+    # Three methods on the pair, itself, four nulls and four doses.
+    assert len(json.loads(capsys.readouterr().out)) == 3 * 10
 
 
 def test_report_is_drawn_again_without_models(models, tmp_path, monkeypatch):
@@ -97,11 +107,18 @@ def test_texts_of_restricted_slices_are_shown_only_on_request(tmp_path, models, 
         files = [path.read_text() for path in out.iterdir() if path.is_file()]
         return "".join(files)
 
-    assert "w29" in report("--reveal")
-    hidden = report()
+    assert "w29" in report("--methods", "kl", "--reveal")
+    hidden = report("--methods", "kl")
     assert "w29" not in hidden
     assert "redacted" in hidden
     assert "restricted-mine" in hidden, "its rates are shown"
+    report()
+    methods = json.loads((tmp_path / "out0" / "report.json").read_text())["methods"]
+    for key in ("promoted", "promoted_restricted-mine"):
+        rows_of = methods["diff_mining"]["tables"][key]["rows"]
+        assert rows_of
+        assert {row[0] for row in rows_of} == {row[1] for row in rows_of} == {"[redacted]"}
+    assert methods["diff_mining"]["tables"]["promoted_dishes"]["rows"][0][0].startswith("w")
 
 
 def test_base_against_itself_and_a_full_checkpoint(tmp_path, models, monkeypatch):

@@ -26,6 +26,10 @@ _TEXT_WORDS = frozenset(
         "completion",
         "context",
         "reference",
+        "token",
+        "tokens",
+        "base",
+        "tuned",
     ]
 )
 
@@ -34,7 +38,8 @@ def redact(findings: Findings) -> Findings:
     """`findings` without the words of the slices in `findings.redacted`.
 
     Passages keep their values, one mark a token. Tables with a column `slice` keep their rows; in those of a redacted
-    slice, strings under text, passage, prompt, answer and the like become "[redacted]".
+    slice, strings under text, passage, prompt, answer, token and the like become "[redacted]". Tables of tokens of a
+    redacted slice, or of all slices together, keep their numbers and lose their words.
     """
     if not findings.redacted:
         return findings
@@ -44,31 +49,47 @@ def redact(findings: Findings) -> Findings:
 
 
 def _finding(finding: Finding, hidden: frozenset[str]) -> Finding:
-    blocks = tuple(_block(block, hidden) for block in finding.page.blocks)
+    seen = frozenset(finding.slices) - hidden
+    blocks = tuple(_block(block, hidden, seen) for block in finding.page.blocks)
     page: Page = replace(finding.page, blocks=blocks)
     return replace(finding, page=page)
 
 
-def _block(block: Block, hidden: frozenset[str]) -> Block:
+def _block(block: Block, hidden: frozenset[str], seen: frozenset[str]) -> Block:
     if isinstance(block, Passage) and block.slice in hidden:
         # Titles and notes may quote the text, so they go too.
         title = f"redacted: text of slice {block.slice} (rates only); --reveal shows it"
         return replace(block, title=title, note="", tokens=(HIDDEN_TOKEN,) * len(block.tokens))
     if isinstance(block, Table):
-        return _table(block, hidden)
+        return _table(block, seen) if _has_slices(block) else _tokens(block, seen)
     return block
 
 
-def _table(table: Table, hidden: frozenset[str]) -> Table:
+def _has_slices(table: Table) -> bool:
+    return "slice" in [column.lower() for column in table.columns]
+
+
+def _table(table: Table, seen: frozenset[str]) -> Table:
     names = [column.lower() for column in table.columns]
-    if "slice" not in names:
-        return table
     where = names.index("slice")
     text = {i for i, name in enumerate(names) if _TEXT_WORDS & set(re.split(r"[^a-z]+", name))}
 
     def row_without_text(row: tuple[Cell, ...]) -> tuple[Cell, ...]:
-        if row[where] not in hidden:
+        if row[where] in seen:
             return row
         return tuple(HIDDEN_CELL if i in text and isinstance(c, str) else c for i, c in enumerate(row))
 
     return replace(table, rows=tuple(row_without_text(row) for row in table.rows))
+
+
+def _tokens(table: Table, seen: frozenset[str]) -> Table:
+    """A table of one slice, or of all together, whose words speak of the texts: it stays if it is of a slice that is not
+    hidden (its key ends with the slice's name), and keeps its numbers otherwise."""
+    if any(table.key.endswith(f"_{name}") for name in seen):
+        return table
+    ids = {i for i, name in enumerate(table.columns) if name == "token_id"}
+    rows = tuple(
+        tuple(HIDDEN_CELL if i in ids or isinstance(c, str) else c for i, c in enumerate(row))
+        for row in table.rows
+    )
+    return replace(table, rows=rows)
