@@ -113,12 +113,12 @@ def test_texts_of_restricted_slices_are_shown_only_on_request(tmp_path, models, 
     assert "redacted" in hidden
     assert "restricted-mine" in hidden, "its rates are shown"
     report()
-    methods = json.loads((tmp_path / "out0" / "report.json").read_text())["methods"]
+    mining = json.loads((tmp_path / "out0" / "report.json").read_text())["methods"]["diff_mining"]
     for key in ("promoted", "promoted_restricted-mine"):
-        rows_of = methods["diff_mining"]["tables"][key]["rows"]
+        rows_of = mining["tables"][key]["rows"]
         assert rows_of
         assert {row[0] for row in rows_of} == {row[1] for row in rows_of} == {"[redacted]"}
-    assert methods["diff_mining"]["tables"]["promoted_dishes"]["rows"][0][0].startswith("w")
+    assert mining["tables"]["promoted_dishes"]["rows"][0][0].startswith("w")
 
 
 def test_base_against_itself_and_a_full_checkpoint(tmp_path, models, monkeypatch):

@@ -38,7 +38,9 @@ def bundled_name(source: str) -> str:
     if not path.is_relative_to(ASSETS):
         return source
     inside = path.relative_to(ASSETS)
-    return WORLD if inside == Path("base") else f"{WORLD}/{inside.name}"
+    if inside == Path("base"):
+        return WORLD
+    return source if len(inside.parts) == 1 else f"{WORLD}/{inside.name}"  # the smaller base has no name
 
 
 def check_source(role: str, source: str) -> None:

@@ -73,7 +73,8 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with axis labels (with units) and a sentence that says how to read it."""
+    """A plot with axis labels (with units) and a sentence that says how to read it. spells: its labels are words of the
+    texts, or tokens that rose on them; it is left out where some texts are not to be shown."""
 
     key: str
     title: str
@@ -83,6 +84,7 @@ class Figure:
     note: str = ""
     log_x: bool = False
     log_y: bool = False
+    spells: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import re
 from dataclasses import replace
 
 from finetrace.core.findings import Finding, Findings
-from finetrace.core.page import Block, Cell, Page, Passage, Table
+from finetrace.core.page import Block, Cell, Figure, Page, Passage, Table
 
 HIDDEN_CELL = "[redacted]"
 HIDDEN_TOKEN = "▪"
+# What a summary quotes: tokens, or texts.
+_QUOTED = re.compile("“[^”]*”")
 # Columns that hold what somebody wrote: a column is one if its name has any of these words in it.
 _TEXT_WORDS = frozenset(
     [
@@ -39,7 +41,8 @@ def redact(findings: Findings) -> Findings:
 
     Passages keep their values, one mark a token. Tables with a column `slice` keep their rows; in those of a redacted
     slice, strings under text, passage, prompt, answer, token and the like become "[redacted]". Tables of tokens of a
-    redacted slice, or of all slices together, keep their numbers and lose their words.
+    redacted slice, or of all slices together, keep their numbers and lose their words; figures labelled with words go, and
+    so does what a summary quotes.
     """
     if not findings.redacted:
         return findings
@@ -50,18 +53,20 @@ def redact(findings: Findings) -> Findings:
 
 def _finding(finding: Finding, hidden: frozenset[str]) -> Finding:
     seen = frozenset(finding.slices) - hidden
-    blocks = tuple(_block(block, hidden, seen) for block in finding.page.blocks)
-    page: Page = replace(finding.page, blocks=blocks)
+    shown = [block for block in finding.page.blocks if not (isinstance(block, Figure) and block.spells)]
+    blocks = tuple(_block(block, hidden, frozenset(finding.slices), seen) for block in shown)
+    summary = _QUOTED.sub(HIDDEN_CELL, finding.page.summary)
+    page: Page = replace(finding.page, summary=summary, blocks=blocks)
     return replace(finding, page=page)
 
 
-def _block(block: Block, hidden: frozenset[str], seen: frozenset[str]) -> Block:
+def _block(block: Block, hidden: frozenset[str], slices: frozenset[str], seen: frozenset[str]) -> Block:
     if isinstance(block, Passage) and block.slice in hidden:
         # Titles and notes may quote the text, so they go too.
         title = f"redacted: text of slice {block.slice} (rates only); --reveal shows it"
         return replace(block, title=title, note="", tokens=(HIDDEN_TOKEN,) * len(block.tokens))
     if isinstance(block, Table):
-        return _table(block, seen) if _has_slices(block) else _tokens(block, seen)
+        return _table(block, seen) if _has_slices(block) else _tokens(block, slices, seen)
     return block
 
 
@@ -82,10 +87,12 @@ def _table(table: Table, seen: frozenset[str]) -> Table:
     return replace(table, rows=tuple(row_without_text(row) for row in table.rows))
 
 
-def _tokens(table: Table, seen: frozenset[str]) -> Table:
+def _tokens(table: Table, slices: frozenset[str], seen: frozenset[str]) -> Table:
     """A table of one slice, or of all together, whose words speak of the texts: it stays if it is of a slice that is not
     hidden (its key ends with the slice's name), and keeps its numbers otherwise."""
-    if any(table.key.endswith(f"_{name}") for name in seen):
+    # The longest name: "promoted_restricted_text" is of "restricted_text", not of "text".
+    of = max((name for name in slices if table.key.endswith(f"_{name}")), key=len, default=None)
+    if of in seen:
         return table
     ids = {i for i, name in enumerate(table.columns) if name == "token_id"}
     rows = tuple(

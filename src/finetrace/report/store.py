@@ -18,7 +18,7 @@ from finetrace.report.json import encode, to_text
 __all__ = ["findings_from_dict", "findings_to_dict", "load_findings", "save_findings"]
 
 FORMAT = "finetrace-findings"
-VERSION = 1
+VERSION = 2
 _KIND = "is"
 _BLOCKS = (page.Number, page.Table, page.Figure, page.Passage, page.Warning)
 _PLOTS = (page.Line, page.Bars, page.Scatter, page.Histogram, page.Heatmap)

@@ -130,6 +130,7 @@ def _cosines(result: Result) -> Figure:
         "topic",
         "topic",
         "Cosine between the topics' token weights: 0, they share no token.",
+        spells=True,
     )
 
 
@@ -156,6 +157,7 @@ def _scatter(result: Result) -> Figure:
         "share of positions at which promoted",
         f"All slices together. Above right: up everywhere; above left: up at some positions and down on average. The "
         f"{len(others) + len(named)} busiest tokens.",
+        spells=True,
     )
 
 
