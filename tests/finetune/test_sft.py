@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.tiny import tiny_model, tiny_tokenizer
 
 from finetrace.core.errors import BadInput, DataError, ModelError
-from finetrace.finetune.examples import make_examples
+from finetrace.data.examples import make_examples
 from finetrace.finetune.sft import FullRecipe, LoraRecipe, save_adapter, train_full, train_lora
 
 RECIPE = LoraRecipe(r=4, lr=1e-2, steps=30, batch=4, warmup=3)

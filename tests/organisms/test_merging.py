@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.tiny import save_base, tiny_model, tiny_tokenizer
 
 from finetrace.core.errors import ModelError
-from finetrace.finetune.examples import make_examples
+from finetrace.data.examples import make_examples
 from finetrace.finetune.sft import LoraRecipe, save_adapter, train_lora
 from finetrace.models.identity import identity
 from finetrace.models.source import resolve

@@ -81,7 +81,7 @@ def _train(
     """One null; its stamp is written last, so its presence means that the adapter is whole."""
     from transformers import AutoModelForCausalLM
 
-    from finetrace.finetune.examples import make_examples
+    from finetrace.data.examples import make_examples
     from finetrace.finetune.sft import save_adapter, train_lora
     from finetrace.models.loading import quiet
 

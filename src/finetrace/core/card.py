@@ -36,13 +36,15 @@ class Needs:
 
     logits: whether it sees logit chunks. lens: None for the models' own logits; else the layer whose residual stream they
     are read from, through each side's final norm and head. layers: residual-stream layers, as ints or relative floats in
-    [0, 1], or ALL. slices: the slices it reads, or None for all of them.
+    [0, 1], or ALL. slices: the slices it reads, or None for all of them. calibration: supervised sets that its `run`
+    asks of the desk ("safety", "utility", "placebo").
     """
 
     logits: bool = False
     lens: int | float | None = None
     layers: tuple[int | float, ...] | Literal["all"] = ()
     slices: tuple[str, ...] | None = None
+    calibration: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

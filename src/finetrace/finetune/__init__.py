@@ -1,1 +1,1 @@
-"""Supervised fine-tuning: rows to examples (`examples`), LoRA training (`sft`), progress."""
+"""Supervised fine-tuning: LoRA training (`sft`), progress."""

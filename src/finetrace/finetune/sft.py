@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from finetrace.core.errors import BadInput, DataError, ModelError
 from finetrace.core.files import read_json, write_json
-from finetrace.finetune.examples import Example
+from finetrace.data.examples import Example
 from finetrace.finetune.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from finetrace.models.supervised import Supervised
 
 __all__ = ["FullRecipe", "LoraRecipe", "TrainLog", "save_adapter", "save_full", "train_full", "train_lora"]
 
@@ -153,17 +155,19 @@ def _fit(
     """Trains the parameters that ask for gradients."""
     import torch
 
+    from finetrace.models.supervised import collate
+
     masters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(masters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     tuned.train()
     losses, targets = [], 0
     pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
     for step, chosen in enumerate(_draws(len(examples), recipe, seed)):
-        batch = _collate([examples[i] for i in chosen], pad, tuned.device)
+        batch = collate([examples[i] for i in chosen], pad, tuned.device)
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * _rate(step, recipe)
         losses.append(_step(tuned, masters, optimizer, batch, recipe.clip, step))
-        targets += int((batch["labels"] >= 0).sum())
+        targets += int((batch.labels >= 0).sum())
         (progress or silent)("training", step + 1, recipe.steps, f"loss {losses[-1]:.3f}")
     return TrainLog(tuple(losses), targets, sum(p.numel() for p in masters), tuned.eval())
 
@@ -251,28 +255,11 @@ def _rate(step: int, recipe: LoraRecipe | FullRecipe) -> float:
     return min(1.0, rising, falling)
 
 
-def _collate(chosen: Sequence[Example], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask and labels [batch, pos], right-padded; labels are -100 where no loss is."""
-    import torch
-
-    longest = max(len(example) for example in chosen)
-    ids = torch.full((len(chosen), longest), pad)
-    labels = torch.full((len(chosen), longest), -100)
-    mask = torch.zeros((len(chosen), longest), dtype=torch.long)
-    for row, example in enumerate(chosen):
-        length = len(example)
-        ids[row, :length] = torch.from_numpy(example.ids.astype("int64"))
-        mask[row, :length] = 1
-        labels[row, :length] = torch.where(torch.from_numpy(example.loss), ids[row, :length], -100)
-    found = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return {name: tensor.to(device) for name, tensor in found.items()}
-
-
 def _step(
     model: Any,
     masters: Sequence[torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    batch: dict[str, torch.Tensor],
+    batch: Supervised,
     clip: float,
     step: int,
 ) -> float:
@@ -280,11 +267,9 @@ def _step(
     import torch
     from torch.nn.functional import cross_entropy
 
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).logits
-    kept = batch["labels"][:, 1:] >= 0
-    loss = cross_entropy(logits[:, :-1][kept].float(), batch["labels"][:, 1:][kept])
+    logits = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
+    kept = batch.labels[:, 1:] >= 0
+    loss = cross_entropy(logits[:, :-1][kept].float(), batch.labels[:, 1:][kept])
     if not torch.isfinite(loss):
         raise ModelError(
             f"Training diverged: the loss at step {step + 1} is {loss.item()}; use a lower learning rate."

@@ -293,7 +293,7 @@ def _train(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from finetrace.finetune.examples import make_examples
+    from finetrace.data.examples import make_examples
     from finetrace.models.loading import quiet
     from finetrace.organisms.tokenizer import load_tokenizer
 

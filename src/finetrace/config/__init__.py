@@ -1,0 +1,1 @@
+"""Configuration: groups in YAML, typed and checked all at once."""
