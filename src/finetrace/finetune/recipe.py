@@ -56,7 +56,7 @@ class Lora:
             wrong.append(f"lora.targets names {ALL_LINEAR} beside others; give either")
         if self.layers is not None and (not self.layers or min(self.layers) < 0):
             wrong.append("lora.layers must name at least one layer, counted from 0")
-        if self.layers is not None and self.targets == (ALL_LINEAR,):
+        if self.layers and self.targets == (ALL_LINEAR,):
             wrong.append("lora.targets must name modules where lora.layers are given")
         return wrong
 
