@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from finetrace.core.errors import ModelError
@@ -16,6 +15,7 @@ from finetrace.models.adapters import lora_layers, saved_modules
 from finetrace.models.assembly import BASE
 from finetrace.models.head import bare
 from finetrace.models.pair import Pair
+from finetrace.weights.delta import product_square
 
 _ROWS = 256
 
@@ -127,19 +127,6 @@ def _layer_change(layer: Any, name: str) -> _Change:
     else:
         delta = scaling**2 * product_square(up, down)
     return _Change(delta + extra > 0.0, delta + extra, base)
-
-
-def product_square(up: Float[Tensor, "row rank"], down: Float[Tensor, "rank col"]) -> float:
-    """||up @ down||_F^2 in float64 without the product: the sum of (up^T up) * (down down^T).
-
-    Where that sum cancels to rounding, the product is formed a few rows at a time, so that zero means zero.
-    """
-    up, down = up.double(), down.double()
-    found = float(((up.T @ up) * (down @ down.T)).sum())
-    largest = float(up.square().sum()) * float(down.square().sum())
-    if largest == 0.0 or found > 1e-10 * largest:
-        return max(found, 0.0)
-    return sum(_square(rows @ down) for rows in up.split(_ROWS))
 
 
 def _dora_square(layer: Any, name: str, down: Tensor, up: Tensor, scaling: float) -> float:
