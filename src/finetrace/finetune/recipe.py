@@ -85,7 +85,8 @@ class Train:
 
     max_steps wins over epochs. warmup: below 1 a share of all steps, from 1 on a number of steps. clip: the largest
     norm of all gradients together. dtype: of the frozen base ("auto" is bfloat16, or float16 on GPUs without it); what
-    is trained is float32 always. checkpoint_every: steps, 0 for none.
+    is trained is float32 always. checkpoint_every: steps, 0 for none; keep: how many
+    of the newest stay.
     """
 
     lr: float = 2e-4
@@ -100,6 +101,7 @@ class Train:
     dtype: str = "auto"
     seed: int = 0
     checkpoint_every: int = 0
+    keep: int = 2
     gradient_checkpointing: bool = False
 
     def problems(self) -> list[str]:
@@ -119,7 +121,8 @@ class Train:
         wrong += _one_of("train.dtype", self.dtype, DTYPES)
         if not 0 <= self.seed <= _LARGEST_SEED:
             wrong.append(f"train.seed is {self.seed}; it must be from 0 to {_LARGEST_SEED}")
-        return wrong + _at_least(0, "train.checkpoint_every", self.checkpoint_every)
+        wrong += _at_least(0, "train.checkpoint_every", self.checkpoint_every)
+        return wrong + _at_least(1, "train.keep", self.keep)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,29 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
-from finetrace.core.errors import BadInput, ModelError
+from finetrace.core.errors import BadInput, MissingExtra, ModelError
 from finetrace.models.source import Source, one_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What transformers raises on a folder that it cannot read: listed, so that a bug of ours is not blamed on the folder.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
+
+
+class _NoKernelNote(logging.Filter):
+    """Drops bitsandbytes' note that an optional CPU kernel is absent, printed whenever anything imports peft."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+
+
+# Here and not in `quiet`: bitsandbytes is imported by whoever imports peft first, inside a `quiet` block or not.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_NoKernelNote())
 
 
 @contextmanager
@@ -44,14 +56,20 @@ def load_model(
     device: torch.device,
     attn_implementation: str | None,
     trust_remote_code: bool,
+    quantisation: Any = None,
 ) -> Any:
     """The causal language model in a folder: frozen, in eval mode, on `device`.
 
-    A tensor that the files lack is a ModelError: transformers would fill it with random numbers.
+    A tensor that the files lack is a ModelError: transformers would fill it with random numbers. quantisation: a
+    configuration of transformers', such as `nf4`'s.
     """
     from safetensors import SafetensorError
 
-    extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    extra: dict[str, Any] = (
+        {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    )
+    if quantisation is not None:
+        extra |= {"quantization_config": quantisation, "device_map": {"": device}}
     try:
         with quiet():
             found: Any = _auto_class(source, trust_remote_code).from_pretrained(
@@ -72,7 +90,38 @@ def load_model(
             f"{source.name} lacks {len(missing)} tensors that its config.json asks for, first {missing[0]}: "
             "the checkpoint is incomplete, or of another architecture."
         )
+    if quantisation is not None:
+        keep_packing(model)
+        return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
+
+
+def nf4(compute: torch.dtype) -> Any:
+    """Weights in 4 bits (NF4), their scales quantised too, multiplied in `compute`."""
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtra("bitsandbytes", "train")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def keep_packing(model: nn.Module) -> int:
+    """Stops 4-bit layers from repacking their weights in place; returns how many there are.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 packs a weight anew at the first forward without gradients, after which
+    training fails and merging is silently wrong.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
 
 
 def _auto_class(source: Source, trust_remote_code: bool) -> Any:
