@@ -81,7 +81,8 @@ def log_rms_ratio(
 def superiority(treated: FloatArray, control: FloatArray, matrix: NDArray[np.int64], n: int) -> FloatArray:
     """Chance, per matrix [n], that a treated entry moved more than its matched control; a tie counts half, NaN for no pairs."""
     wins = (treated > control) + 0.5 * (treated == control)
-    return divide(np.bincount(matrix, wins, n), np.bincount(matrix, minlength=n).astype(np.float64))
+    count = np.bincount(matrix, minlength=n).astype(np.float64)
+    return divide(np.bincount(matrix, wins, n).astype(np.float64), count)
 
 
 def pooled(

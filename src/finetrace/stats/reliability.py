@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from finetrace.core.errors import BadInput
 
+_MOST = 1 - 1e-9
 LOWEST_CEILING = 0.5
 """Below this noise ceiling a group is mostly noise and is not interpreted."""
 
@@ -35,16 +36,17 @@ def noise_ceiling(jaccard: float, fraction: float) -> float:
     chance = jaccard_of_overlap(fraction)
     if jaccard <= chance:
         return chance
-    if jaccard >= jaccard_of_overlap(_overlap(0.9999, fraction)):
+    if jaccard >= jaccard_of_overlap(_overlap(_MOST, fraction)):
         return jaccard
     share = overlap_of_jaccard(jaccard)
-    found = optimize.brentq(lambda r: _overlap(r, fraction) - share, 0.0, 0.9999, xtol=1e-8)
+    found = optimize.brentq(lambda r: _overlap(r, fraction) - share, 0.0, _MOST, xtol=1e-12)
     r = float(np.asarray(found).item())
     return jaccard_of_overlap(_overlap(2 * r / (1 + r), fraction))
 
 
 def _overlap(correlation: float, fraction: float) -> float:
     """The share in common of the top `fraction` by two normal scores of this correlation."""
-    cut = float(stats.norm.ppf(fraction))
-    both = stats.multivariate_normal.cdf([cut, cut], mean=[0, 0], cov=[[1, correlation], [correlation, 1]])
-    return float(both) / fraction
+    cut = float(special.ndtri(fraction))
+    # P(both below h) = Phi(h) - 2 T(h, sqrt((1 - r) / (1 + r))), Owen's T.
+    both = fraction - 2 * float(special.owens_t(cut, np.sqrt((1 - correlation) / (1 + correlation))))
+    return both / fraction
