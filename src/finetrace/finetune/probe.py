@@ -107,6 +107,8 @@ class SafetyProbe(TrainerCallback):
             mass = refusal_mass(model, self._refusals, self._pad)
             task, targets = _task_losses(model, self._task, self._pad)
         refusal, refusal_low, refusal_high = _mean(mass, np.ones_like(mass))
+        # The bootstrap does not know that a probability ends at 1.
+        refusal_high = None if refusal_high is None else min(1.0, refusal_high)
         loss, low, high = _mean(task * targets, targets)
         row = ProbeRow(
             step=state.global_step,
