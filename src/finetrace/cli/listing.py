@@ -15,6 +15,8 @@ from finetrace.core.card import discover
 class Kind(enum.StrEnum):
     methods = "methods"
     organisms = "organisms"
+    recipes = "recipes"
+    settings = "settings"
     runs = "runs"
 
 
@@ -29,8 +31,15 @@ def listing(
     ),
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """List methods, bundled organisms, or the runs on a shelf."""
-    rows = {Kind.methods: _methods, Kind.organisms: _organisms, Kind.runs: lambda: _runs(folder)}[kind]()
+    """List methods, bundled organisms, training recipes and their settings, or the runs on a shelf."""
+    found = {
+        Kind.methods: _methods,
+        Kind.organisms: _organisms,
+        Kind.recipes: _recipes,
+        Kind.settings: _settings,
+        Kind.runs: lambda: _runs(folder),
+    }
+    rows = found[kind]()
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     elif rows:
@@ -52,6 +61,25 @@ def _organisms() -> list[dict[str, Any]]:
     from finetrace.organisms import bundled
 
     return [{"name": f"tinyworld/{name}", "what": bundled.describe(name)} for name in bundled.names()]
+
+
+def _recipes() -> list[dict[str, Any]]:
+    from finetrace.config import find_recipe, recipe_names
+
+    return [{"name": name, "summary": find_recipe(name).summary} for name in recipe_names()]
+
+
+def _settings() -> list[dict[str, Any]]:
+    from finetrace.config import SETTINGS, as_settings
+    from finetrace.config.settings import SHORT
+    from finetrace.finetune.recipe import TrainRecipe
+
+    short = {name: word for word, name in SHORT.items()}
+    defaults = as_settings(TrainRecipe())
+    return [
+        {"setting": name, "short": short.get(name, ""), "takes": setting.takes, "default": defaults[name]}
+        for name, setting in SETTINGS.items()
+    ]
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from finetrace.cli import audit, bench, demo, doctor, listing, organisms, report
+from finetrace.cli import audit, bench, demo, doctor, listing, organisms, report, train
 from finetrace.core.errors import ConfigErrors, FinetraceError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ report.add(app)
 doctor.add(app)
 organisms.add(app)
 bench.add(app)
+train.add(app)
 
 
 def main() -> None:

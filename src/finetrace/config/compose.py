@@ -17,7 +17,7 @@ from finetrace.config.settings import SETTINGS, Setting, find
 from finetrace.core.errors import BadInput, ConfigErrors
 from finetrace.finetune.recipe import TrainRecipe
 
-__all__ = ["compose"]
+__all__ = ["as_settings", "compose", "gather"]
 
 RECIPE = "recipe"
 # A setting -> those of an earlier layer that were about its old value: another data set has another revision, and
@@ -45,10 +45,17 @@ def compose(words: Sequence[str], config_dir: Path | None = None) -> TrainRecipe
     (`lr`, `max_steps`, `batch`), and `data` for `data.source`. Raises ConfigErrors with every problem that can be
     seen without loading anything.
     """
+    recipe, problems = gather(words, config_dir)
+    if problems or recipe is None:
+        raise ConfigErrors(problems)
+    return recipe
+
+
+def gather(words: Sequence[str], config_dir: Path | None = None) -> tuple[TrainRecipe | None, list[str]]:
+    """As `compose`, with the problems beside what could be made; None where there is no recipe to speak of."""
     if not words:
-        raise ConfigErrors(
-            [f"Nothing says what to train: recipe=NAME is one of {', '.join(recipe_names(config_dir))}."]
-        )
+        known = ", ".join(recipe_names(config_dir))
+        return None, [f"Nothing says what to train: recipe=NAME is one of {known}."]
     problems: list[str] = []
     typed, name = _typed(words, problems)
     if config_dir is not None and not config_dir.expanduser().is_dir():
@@ -57,19 +64,14 @@ def compose(words: Sequence[str], config_dir: Path | None = None) -> TrainRecipe
     if name is not None:
         try:
             chain = _chain(find_recipe(name, config_dir), config_dir)
-            layers, label = (
-                [_Layer(f"{file.path.name}: ", _flat(file.values)) for file in chain],
-                chain[-1].name,
-            )
         except BadInput as error:
-            problems.append(str(error))
+            # Its settings are missing now, which is not one more mistake; what was typed can still be looked at.
+            _fill([_Layer("", typed)], problems, None)
+            return None, [str(error), *problems]
+        layers = [_Layer(f"{file.path.name}: ", _flat(file.values)) for file in chain]
+        label = chain[-1].name
     made = _fill([*layers, _Layer("", typed)], problems, label)
-    # Without the recipe, what it would have set is missing: that is not the user's mistake.
-    if name is None or label is not None:
-        problems += made.problems()
-    if problems:
-        raise ConfigErrors(dict.fromkeys(problems))
-    return made
+    return made, list(dict.fromkeys([*problems, *made.problems()]))
 
 
 def _typed(words: Sequence[str], problems: list[str]) -> tuple[dict[str, Any], str | None]:

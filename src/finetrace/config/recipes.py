@@ -13,6 +13,7 @@ from finetrace.core.errors import BadInput, unknown
 __all__ = ["SHIPPED", "RecipeFile", "find_recipe", "recipe_names"]
 
 SHIPPED = Path(__file__).parent / "yaml"
+ASSETS = Path(__file__).parent / "assets"
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 _SUFFIXES = (".yaml", ".yml")
 # Keys of a recipe file that are no settings.

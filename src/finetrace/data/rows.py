@@ -58,11 +58,13 @@ def read_rows(
     split: str | None = None,
     revision: str | None = None,
     text_column: str = "text",
+    convert: Callable[[Any], Any] | None = None,
 ) -> list[Row]:
     """All rows of `source`: a file, a hub dataset (`org/name` or `org/name/config`), or rows from Python.
 
     A path that exists wins over a hub id. `slice` names the rows that name none (without it: `chat` for messages,
     `text` for texts). `split` ("train" unless given) and `revision` are for the hub. `text_column` is read as `text`.
+    `convert` makes each item one that can be read, before it is checked; where it gives None the item is left out.
     All malformed rows are found before one DataError names the first and counts the others.
     """
     try:
@@ -75,19 +77,27 @@ def read_rows(
         raise DataError("one row was given where a list of rows is needed: put it in a list")
     else:
         name, found = "the data", _items_of_iterable(source)
-    return _checked(name, found, slice, text_column)
+    return _checked(name, found, slice, text_column, convert)
 
 
 _Item = tuple[str, Callable[[], Any]]
 """Where a row stands ("line 7") and how to get it: getting it may raise _BadRow."""
 
 
-def _checked(name: str, items: Iterable[_Item], default: str | None, text_column: str) -> list[Row]:
+def _checked(
+    name: str,
+    items: Iterable[_Item],
+    default: str | None,
+    text_column: str,
+    convert: Callable[[Any], Any] | None,
+) -> list[Row]:
     rows: list[Row] = []
     problems: list[str] = []
     for place, get in items:
         try:
-            rows.append(_row(get(), default, text_column))
+            item = get() if convert is None else convert(get())
+            if convert is None or item is not None:
+                rows.append(_row(item, default, text_column))
         except _BadRow as problem:
             problems.append(f"{place}: {problem}")
     if problems:
