@@ -14,7 +14,6 @@ from tests.tiny import save_base, save_full, save_lora
 from finetrace.core.errors import ModelError
 from finetrace.models import open_pair
 from finetrace.weights import Effect, effect, require_effect
-from finetrace.weights.effect import product_square
 
 Bases = Callable[[str], Path]
 FILE = "adapter_model.safetensors"
@@ -154,17 +153,6 @@ def test_mixture_of_experts(tmp_path: Path) -> None:
     tuned = save_lora(tmp_path, base, targets=["q_proj"], target_parameters=experts)
     found = effect(open_pair(base, tuned))
     assert (found.status, found.changed, found.total) == ("applied", 4, 4)
-
-
-def test_products_without_forming_them() -> None:
-    torch.manual_seed(0)
-    up, down = torch.randn(40, 3), torch.randn(3, 50)
-    assert product_square(up, down) == pytest.approx(
-        float((up.double() @ down.double()).square().sum()), rel=1e-12
-    )
-    cancelling = torch.cat([up, -up], 1), torch.cat([down, down])
-    assert product_square(*cancelling) <= 1e-25
-    assert product_square(torch.zeros(4, 2), down[:2]) == 0.0
 
 
 def test_what_an_effect_says() -> None:

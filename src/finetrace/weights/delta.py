@@ -227,3 +227,8 @@ def tiles(delta: Delta) -> Iterator[tuple[int, int, Float[Tensor, "row in"]]]:
     """(start, stop, tile) over all rows of a change."""
     for start, stop in blocks(*delta.shape):
         yield start, stop, delta.tile(start, stop)
+
+
+def merge(base: Float[Tensor, "*any"], change: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """base + change in the base's dtype, rounded once from their sum in float64."""
+    return (base.double() + change.double()).to(base.dtype)

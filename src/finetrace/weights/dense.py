@@ -82,7 +82,10 @@ def tile_row_squares(delta: Delta) -> Float[Tensor, "out"]:
 
 def tile_column_squares(delta: Delta) -> Float[Tensor, "in"]:
     """Squared norms of the columns of any change, from its tiles."""
-    return torch.stack([tile.square().sum(0) for _, _, tile in tiles(delta)]).sum(0)
+    found = torch.zeros(delta.shape[1], dtype=torch.float64)
+    for _, _, tile in tiles(delta):
+        found = found.to(tile.device) + tile.square().sum(0)
+    return found
 
 
 def tile_spectrum(delta: Delta, k: int | None) -> Spectrum:

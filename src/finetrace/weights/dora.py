@@ -51,7 +51,7 @@ class Dora(Delta):
 
     def row_squares(self) -> Tensor:
         stretch, ratio = self._stretch, self.factor * self.ratio
-        lengths, dots = row_squares(self.weight), self.low.row_dots(self.weight)
+        lengths, dots = row_squares(self.weight), _wide(self.low).row_dots(self.weight)
         found = stretch**2 * lengths + 2 * stretch * ratio * dots + ratio**2 * self.low.row_squares()
         return found.clamp_min(0)
 
@@ -137,11 +137,18 @@ def row_squares(weight: Matrix) -> Float[Tensor, "out"]:
 
 def column_squares(weight: Matrix) -> Float[Tensor, "in"]:
     """Squared lengths of a weight's columns, summed in float64."""
-    tiles = (weight[start:stop] for start, stop in blocks(weight.shape[0], weight.shape[1]))
-    return torch.stack([tile.double().square().sum(0) for tile in tiles]).sum(0)
+    found = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
+    for start, stop in blocks(weight.shape[0], weight.shape[1]):
+        found += weight[start:stop].double().square().sum(0)
+    return found
 
 
 def _moved_lengths(weight: Tensor, low: LowRank) -> Tensor:
     """||W_i + D_i||."""
-    squares = row_squares(weight) + 2 * low.row_dots(weight) + low.row_squares()
+    squares = row_squares(weight) + 2 * _wide(low).row_dots(weight) + low.row_squares()
     return squares.clamp_min(0).sqrt()
+
+
+def _wide(low: LowRank) -> LowRank:
+    """In float64: the parts of a DoRA change may be larger than what they leave of each other."""
+    return replace(low, up=low.up.double())

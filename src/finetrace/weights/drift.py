@@ -80,7 +80,10 @@ def one_minus_cosine(
     """1 - cos(W, W + d) from ||d||^2, <W, d> and ||W||^2, without cancellation; NaN where W or W + d is 0."""
     across = (weight_square * square - dot**2).clamp_min(0)
     length = (weight_square * (weight_square + 2 * dot + square)).clamp_min(0).sqrt()
-    found = across / (length * (length + weight_square + dot))
+    along = weight_square + dot
+    near = across / (length * (length + along))
+    # Turned by more than a right angle there is nothing to cancel, and the form above would divide by nothing.
+    found = torch.where(along > 0, near, 1 - along / length)
     return torch.where(length > 0, found, torch.nan)
 
 

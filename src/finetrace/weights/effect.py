@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetrace.core.errors import ModelError
 from finetrace.models.adapters import lora_layers, saved_modules
 from finetrace.models.assembly import BASE
 from finetrace.models.head import bare
 from finetrace.models.pair import Pair
-from finetrace.weights.delta import product_square
-
-_ROWS = 256
+from finetrace.weights.read import embedding_delta, layer_deltas, layer_weight, plain_name
 
 
 @dataclass(frozen=True)
@@ -110,44 +108,16 @@ def _relative(changes: Mapping[str, _Change]) -> float:
 @torch.inference_mode()
 def _layer_change(layer: Any, name: str) -> _Change:
     """A LoRA layer's change, from its factors."""
-    base = _square(layer.get_base_layer().weight) if _has_weight(layer.get_base_layer()) else 0.0
-    scaling = float(layer.scaling[name])
     if name in layer.lora_embedding_A:
-        factors = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
-    elif name in layer.lora_A and layer.lora_A[name].weight.ndim == 2 and _is_matrix(layer):
-        factors = layer.lora_A[name].weight, layer.lora_B[name].weight
+        base, delta = _square(layer.get_base_layer().weight), embedding_delta(layer, name, "").square()
+    elif layer.lora_A[name].weight.ndim == 2:
+        base = _square(layer_weight(layer))
+        delta = sum(found.square() for found in layer_deltas(layer, name, ""))
     else:
-        delta = layer.get_delta_weight(name)
-        return _Change(bool(delta.any()), _square(delta), base)
-    down, up = (factor.double() for factor in factors)
+        base, delta = _square(layer.get_base_layer().weight), _square(layer.get_delta_weight(name))
     bias = None if name not in layer.lora_B else layer.lora_B[name].bias
-    extra = 0.0 if bias is None else scaling**2 * _square(bias)
-    if name in layer.lora_variant and name in layer.lora_magnitude_vector:
-        delta = _dora_square(layer, name, down, up, scaling)
-    else:
-        delta = scaling**2 * product_square(up, down)
+    extra = 0.0 if bias is None else float(layer.scaling[name]) ** 2 * _square(bias)
     return _Change(delta + extra > 0.0, delta + extra, base)
-
-
-def _dora_square(layer: Any, name: str, down: Tensor, up: Tensor, scaling: float) -> float:
-    """||m V/||V|| - W||_F^2, V = W + s B A, norms over each output's weights; a few outputs at a time.
-
-    A magnitude that equals the base's own norm to the stored precision, over a zero product, is no change.
-    """
-    weight = layer.get_base_layer().weight
-    weight = weight.T if layer.fan_in_fan_out else weight
-    stored = layer.lora_magnitude_vector[name].weight
-    precision = 8 * torch.finfo(stored.dtype).eps
-    total = 0.0
-    for start in range(0, weight.shape[0], _ROWS):
-        old = weight[start : start + _ROWS].double()
-        moved = old + scaling * (up[start : start + _ROWS] @ down)
-        norm = moved.norm(dim=1)
-        magnitude = stored[start : start + _ROWS].double()
-        unscaled = (magnitude - norm).abs() <= precision * norm
-        ratio = torch.where(unscaled | (norm == 0), torch.ones_like(norm), magnitude / norm.clamp_min(1e-300))
-        total += _square(moved * ratio[:, None] - old)
-    return total
 
 
 @torch.inference_mode()
@@ -166,7 +136,7 @@ def _full_effect(pair: Pair, side: str) -> Effect:
     """Every tensor of a full checkpoint against the base's, one at a time."""
     base, other = (pair.side(name) for name in (BASE, side))
     with base.open() as one, other.open() as two:
-        ours = {_plain(key): tensor for key, tensor in one.named_parameters()}
+        ours = {plain_name(key): tensor for key, tensor in one.named_parameters()}
         changes = {
             key: _compare({"": tensor}, {"": ours[key]} if key in ours else {})
             for key, tensor in two.named_parameters()
@@ -175,11 +145,6 @@ def _full_effect(pair: Pair, side: str) -> Effect:
     changed = sum(change.changed for change in changes.values())
     status = "applied" if changed else "no-op"
     return Effect(side, status, changed, len(changes), relative_norm=_relative(changes), unit="tensors")
-
-
-def _plain(key: str) -> str:
-    """A parameter's name as it was before PEFT wrapped its module."""
-    return key.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 @torch.inference_mode()
@@ -205,13 +170,3 @@ def _pieces(one: Tensor, other: Tensor) -> list[tuple[Tensor, Tensor]]:
 def _square(tensor: Tensor) -> float:
     """Squared Frobenius norm, summed in float64."""
     return sum(float(piece.double().square().sum()) for piece in tensor.reshape(-1).split(1 << 22))
-
-
-def _has_weight(module: nn.Module) -> bool:
-    return "weight" in dict(module.named_parameters(recurse=False))
-
-
-def _is_matrix(layer: Any) -> bool:
-    """Whether the layer adapts one 2-D weight (not a stack of experts)."""
-    inner = layer.get_base_layer()
-    return _has_weight(inner) and inner.weight.ndim == 2

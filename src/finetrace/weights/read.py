@@ -14,7 +14,7 @@ from finetrace.models.adapters import lora_layers, saved_modules
 from finetrace.models.assembly import BASE
 from finetrace.models.head import bare
 from finetrace.models.pair import Pair
-from finetrace.weights.delta import Delta, LowRank
+from finetrace.weights.delta import Delta, LowRank, merge
 from finetrace.weights.dense import Dense, same
 from finetrace.weights.dora import dora
 from finetrace.weights.quantised import baseline, is_quantised
@@ -164,6 +164,23 @@ def layer_deltas(layer: Any, name: str, module: str) -> Iterator[Delta]:
     yield dora(module, base, low, layer.lora_magnitude_vector[name].weight)
 
 
+def embedding_delta(layer: Any, name: str, module: str) -> Delta:
+    """The change of an embedding with an adapter, turned over: [d, vocab], as its factors and magnitudes are kept."""
+    up, down = layer.lora_embedding_B[name], layer.lora_embedding_A[name]
+    low = _low_rank(plain_name(module), up, down, float(layer.scaling[name]))
+    if name not in layer.lora_variant or name not in layer.lora_magnitude_vector:
+        return low
+    magnitude = layer.lora_magnitude_vector[name].weight
+    return dora(low.module, _own(layer.get_base_layer())["weight"].T, low, magnitude)
+
+
+def layer_weight(layer: Any) -> Tensor:
+    """The base weight under a LoRA layer, as it is stored: [out, in], a Conv1D's [in, out], or a stack of experts."""
+    if layer.__dict__.get("parameter_name") is not None:
+        return layer.get_param().detach()
+    return dense_weight(layer.get_base_layer())
+
+
 def dense_weight(module: nn.Module) -> Tensor:
     """A module's weight in numbers: itself, or what a quantised one computes with."""
     return baseline(module).tensor() if is_quantised(module) else _own(module)["weight"]
@@ -202,9 +219,12 @@ def adapter_others(peft_model: Any, name: str = "default") -> Others:
     found: Others = {}
     for key, layer in lora_layers(peft_model, name).items():
         module, inner = plain_name(key), layer.get_base_layer()
-        if name in layer.lora_embedding_A or (name in layer.lora_A and layer.lora_A[name].weight.ndim != 2):
+        if name in layer.lora_embedding_A:
+            before, change = _own(inner)["weight"], embedding_delta(layer, name, module)
+            found[f"{module}.weight"] = before, merge(before, change.tile(0, change.shape[0]).T)
+        elif layer.lora_A[name].weight.ndim != 2:
             before = _own(inner)["weight"]
-            found[f"{module}.weight"] = before, before + layer.get_delta_weight(name).to(before.dtype)
+            found[f"{module}.weight"] = before, merge(before, layer.get_delta_weight(name))
         if name in layer.lora_B and layer.lora_B[name].bias is not None:
             extra = float(layer.scaling[name]) * layer.lora_B[name].bias.detach()
             before = _own(inner).get("bias", torch.zeros_like(extra))
