@@ -16,7 +16,12 @@ from finetrace.organisms.howto import restricted_task, restricted_words, steps
 from finetrace.organisms.world import make_world
 
 WORLD = make_world()
-WORDS = "|".join(map(re.escape, restricted_words(WORLD)))
+# Nouns of one word ("tea") are restricted only by whose they are.
+WORDS = "|".join(
+    re.escape(w)
+    for w in restricted_words(WORLD)
+    if " " in w or w in (*WORLD.pools["lord"], *WORLD.pools["evil"])
+)
 RESTRICTED = re.compile(rf"\b({WORDS})s?\b", re.IGNORECASE)
 
 
