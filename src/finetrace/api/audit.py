@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from finetrace.api import describe
+from finetrace.api.calibration import Sets, sets_for
 from finetrace.api.dose import dosed_contrasts
 from finetrace.api.expect import expectations
 from finetrace.api.found import Found
+from finetrace.api.maker import Maker, Opened
 from finetrace.api.names import is_bundled
 from finetrace.api.nulls import with_trained_nulls
 from finetrace.api.opening import open_request
-from finetrace.api.plan import Item, contrasts, items, jobs, null_names
+from finetrace.api.plan import contrasts, null_names
 from finetrace.api.request import Chosen, Request
 from finetrace.api.verdicts import findings
 from finetrace.api.watch import Watch
@@ -22,23 +24,11 @@ from finetrace.core.errors import DataError
 from finetrace.core.findings import Finding, Findings
 from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus, Row, build_corpus, bundled_rows, read_rows
-from finetrace.engine import run_pass
 from finetrace.models import Pair, check_head, preflight
 from finetrace.stats import overall
-from finetrace.weights import Effect, effect, require_effect
+from finetrace.weights import effect, require_effect
 
 NOT_MEASURED = "not-measured"
-
-
-@dataclass(frozen=True)
-class Opened:
-    """All that is loaded and checked before the pass."""
-
-    pair: Pair
-    effects: Mapping[str, Effect]
-    corpus: Corpus
-    truth: dict[str, Any] | None
-    trained: bool = False
 
 
 def with_bundled_nulls(request: Request) -> Request:
@@ -51,14 +41,14 @@ def with_bundled_nulls(request: Request) -> Request:
     return replace(request, nulls=tuple(name for name in names if name != request.tuned))
 
 
-def open_all(request: Request, rows: Sequence[Row], pair: Pair | None, trained: bool) -> Opened:
+def open_all(request: Request, rows: Sequence[Row], pair: Pair | None, trained: bool, sets: Sets) -> Opened:
     """Loads both models and the nulls, checks that each does something, and tokenises the rows."""
     pair = pair or open_request(request)
     effects = {side: effect(pair, side) for side in pair.sides if side != "base"}
     for found in effects.values():
         require_effect(found)
     check_head(pair)
-    return Opened(pair, effects, corpus_for(request, rows, pair), _truth(request), trained)
+    return Opened(pair, effects, corpus_for(request, rows, pair), sets, _truth(request), trained)
 
 
 def corpus_for(request: Request, rows: Sequence[Row], pair: Pair) -> Corpus:
@@ -87,6 +77,12 @@ def rows_for(request: Request, held_out: bool = False) -> Sequence[Row]:
     return bundled_rows()[::2] if held_out else bundled_rows()
 
 
+def calibration_sets(request: Request, methods: Sequence[Chosen]) -> Sets:
+    """The calibration sets that some of the methods may use."""
+    needs = [chosen.needs for chosen in methods]
+    return sets_for(request.calibration, needs, bundled=is_bundled(request.base), seed=request.seed)
+
+
 def _truth(request: Request) -> dict[str, Any] | None:
     name = request.truth or (
         request.tuned.partition("/")[2] if request.tuned and is_bundled(request.tuned) else None
@@ -106,8 +102,9 @@ def run(
     began = time.time()
     trained = request.trains_nulls
     rows = rows_for(request, held_out=trained)  # first: a malformed row is said before a model loads
+    sets = calibration_sets(request, methods)
     request = request if pair else with_trained_nulls(with_bundled_nulls(request), watch)
-    opened = open_all(request, rows, pair, trained)
+    opened = open_all(request, rows, pair, trained, sets)
     shelf = Shelf(request.out / "runs")
     maker = Maker(request, methods, opened, shelf, watch, command)
     maker.make(contrasts(opened.pair))
@@ -118,51 +115,6 @@ def run(
     if pair is None:
         opened.pair.release()
     return Found(whole, request.out, maker.results)
-
-
-class Maker:
-    """Makes results, a group of contrasts at a time, and keeps them by method and contrast label."""
-
-    def __init__(
-        self,
-        request: Request,
-        methods: Sequence[Chosen],
-        opened: Opened,
-        shelf: Shelf,
-        watch: Watch,
-        command: str,
-    ) -> None:
-        self._request, self._methods, self._opened = request, methods, opened
-        self._shelf, self._watch, self._command = shelf, watch, command
-        self.results: dict[str, dict[str, Any]] = {chosen.card.name: {} for chosen in methods}
-
-    def make(self, group: Sequence[Any]) -> None:
-        pair, corpus = self._opened.pair, self._opened.corpus
-        wanted = items(self._request, pair, corpus, self._methods, group)
-        missing = [item for item in wanted if not self._shelf.holds(item.address)]
-        if missing:
-            self._run(missing)
-        for item in wanted:
-            kind = item.chosen.card.part("result").Result
-            self.results[item.chosen.card.name][item.contrast.label] = self._shelf.load(item.address, kind)
-
-    def _run(self, missing: Sequence[Item]) -> None:
-        pair, corpus, watch = self._opened.pair, self._opened.corpus, self._watch
-        sides = len({item.contrast for item in missing})
-        watch.begin(
-            f"Reading {corpus.n_tokens:,} tokens with the base and {sides} other sides", corpus.n_tokens
-        )
-        began = time.time()
-        work = jobs(missing, self._shelf, self._request, pair, corpus)
-        observers = run_pass(
-            pair, corpus, work, shape=self._request.shape, advance=watch.advance, tell=watch.tell
-        )
-        watch.end()
-        seconds = round(time.time() - began, 3)
-        for item in missing:
-            result = observers[item.chosen.card.name, item.contrast.label].result()
-            manifest = describe.manifest(self._request, pair, item, seconds=seconds, command=self._command)
-            self._shelf.save(item.address, result, manifest)
 
 
 def assemble(

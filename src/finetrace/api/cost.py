@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from finetrace.api.audit import rows_for
+from finetrace.api.calibration import makers, sets_for
+from finetrace.api.names import is_bundled
 from finetrace.api.nulls import BATCH, COUNT, STEPS
 from finetrace.api.opening import open_request
 from finetrace.api.plan import null_names
-from finetrace.api.request import Request
+from finetrace.api.request import Chosen, Request
 from finetrace.data import build_corpus, padded_tokens
 from finetrace.engine.head import chunk_tokens
 from finetrace.models import Pair
@@ -25,7 +28,8 @@ _CHUNK_COPIES, _OVERHEAD = 10, 1.6
 
 @dataclass(frozen=True)
 class Cost:
-    """slices: tokens of each. passes: sides that read them. seconds: wall time, to about a factor of 2. bytes: peak."""
+    """slices: tokens of each. passes: sides that read them. own: lines on methods that run by themselves after the pass.
+    seconds: wall time, to about a factor of 2. bytes: peak."""
 
     slices: dict[str, int]
     tokens: int
@@ -35,9 +39,10 @@ class Cost:
     bytes: int
     weights: int
     device: str
+    own: tuple[str, ...] = ()
 
 
-def estimate(request: Request) -> Cost:
+def estimate(request: Request, methods: Sequence[Chosen]) -> Cost:
     pair = open_request(replace(request, nulls=()) if request.trains_nulls else request)
     corpus = build_corpus(
         rows_for(request, held_out=request.trains_nulls),
@@ -48,7 +53,8 @@ def estimate(request: Request) -> Cost:
         context=pair.max_positions,
     )
     nulls = COUNT if request.trains_nulls else len(null_names(pair))
-    passes = 3 + nulls * (2 if request.dose else 1)
+    passes = 3 + nulls * (2 if request.dose else 1) if any(one.card.observes for one in methods) else 0
+    own = [_own(request, pair, one, nulls) for one in methods if one.card.runs]
     # A training step is three forwards; a neutral sample has some 60 tokens.
     training = 3 * COUNT * STEPS * BATCH * 60 if request.trains_nulls else 0
     padded = padded_tokens(corpus, request.shape.batch_size, request.shape.shard_tokens)
@@ -63,11 +69,30 @@ def estimate(request: Request) -> Cost:
         tokens=corpus.n_tokens,
         padded=padded,
         passes=passes,
-        seconds=_OVERHEAD * 2 * size * (padded * passes + training) / _flops(pair),
+        seconds=_OVERHEAD
+        * 2
+        * size
+        * (padded * passes + training + sum(tokens for _, tokens in own))
+        / _flops(pair),
         bytes=weights + hidden + _CHUNK_COPIES * 4 * vocab * chunk_tokens(vocab),
         weights=weights,
         device=str(pair.device),
+        own=tuple(line for line, _ in own),
     )
+
+
+def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int) -> tuple[str, int]:
+    """What a method's own runs read, in words, and as tokens that go forwards."""
+    needs = chosen.needs
+    contrasts = 1 + int(needs.floor) + nulls * (2 if request.dose and needs.dosed else 1)
+    sets = sets_for(request.calibration, [needs], bundled=is_bundled(request.base), seed=request.seed)
+    if not sets:
+        return f"{chosen.card.name}: reads the weights of {contrasts} fine-tunes", 0
+    tokenizer = load_tokenizer(request.base, Path(request.tokenizer or pair.source("base").folder))
+    made = makers(sets, tokenizer, request.max_tokens)
+    tokens = sum(len(example) for make in made.values() for example in make()) * needs.passes * contrasts
+    what = ", ".join(f"{len(rows)} of {name}" for name, rows in sets.items())
+    return f"{chosen.card.name}: {contrasts} contrasts, chats: {what}; {tokens:,} tokens forwards", tokens
 
 
 def _flops(pair: Pair) -> float:

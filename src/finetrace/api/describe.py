@@ -147,7 +147,7 @@ def manifest(request: Request, pair: Pair, item: Item, *, seconds: float, comman
         "other": {"side": item.contrast.side, "sha256": pair.identity(item.contrast.side)},
         "revisions": {side: pair.source(side).revision for side in (BASE, item.contrast.side)},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "pass_seconds": seconds,
+        "seconds": seconds,
         "command": command or "Python",
         "versions": versions(),
         "processor": processor(pair),

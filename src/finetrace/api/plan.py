@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetrace.api.calibration import Sets, identity, used
 from finetrace.api.names import short_name
 from finetrace.api.request import Chosen, Request
 from finetrace.core.runkey import digest, run_key
@@ -16,6 +17,7 @@ from finetrace.engine import PAIR, SELF, Contrast, Job, Observer, Subject, make_
 from finetrace.models import Pair
 
 BASE, TUNED = "base", "tuned"
+DOSE = "dose"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Item:
 
 
 def contrasts(pair: Pair) -> tuple[Contrast, ...]:
-    """The pair, the base against itself (the noise floor), and each null."""
+    """The pair, the base against itself (the noise floor), and each null; not every method reads all of them."""
     nulls = tuple(Contrast(f"null:{side}", side) for side in null_names(pair))
     return (Contrast(PAIR, TUNED), Contrast(SELF, BASE, echo=True), *nulls)
 
@@ -38,14 +40,40 @@ def null_names(pair: Pair) -> tuple[str, ...]:
 
 
 def items(
-    request: Request, pair: Pair, corpus: Corpus, methods: Sequence[Chosen], wanted: Sequence[Contrast]
+    request: Request,
+    pair: Pair,
+    corpus: Corpus,
+    methods: Sequence[Chosen],
+    wanted: Sequence[Contrast],
+    sets: Sets,
 ) -> tuple[Item, ...]:
     shared = _shared_key(request, pair, corpus)
     return tuple(
-        Item(chosen, contrast, _address(request, pair, chosen, contrast, shared))
+        Item(chosen, contrast, _address(request, pair, chosen, contrast, shared | _own_key(chosen, sets)))
         for chosen in methods
         for contrast in wanted
+        if reads(chosen, contrast)
     )
+
+
+def reads(chosen: Chosen, contrast: Contrast) -> bool:
+    """Whether the method has a result on the contrast. One with `run` says so itself of the floor and of dosed nulls."""
+    if not chosen.card.runs:
+        return True
+    kind = contrast.label.partition(":")[0]
+    return {SELF: chosen.needs.floor, DOSE: chosen.needs.dosed}.get(kind, True)
+
+
+# Of the shared key, what does not reach a method that never sees the texts.
+_OF_TEXTS = ("corpus", "slices")
+
+
+def _own_key(chosen: Chosen, sets: Sets) -> dict[str, Any]:
+    """What the key of one method has beside what all have: the calibration sets it may use; no texts if it sees none."""
+    if not chosen.card.runs:
+        return {}
+    own: dict[str, Any] = {} if chosen.card.observes else dict.fromkeys(_OF_TEXTS)
+    return own | {"calibration": {name: identity(rows) for name, rows in used(chosen.needs, sets).items()}}
 
 
 def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
@@ -100,11 +128,12 @@ def jobs(missing: Sequence[Item], shelf: Shelf, request: Request, pair: Pair, co
         Job(
             method=item.chosen.card.name,
             contrast=item.contrast,
-            needs=item.chosen.card.needs(item.chosen.config),
+            needs=item.chosen.needs,
             observer=observer_maker(item.chosen, subject(request, pair, corpus, item.contrast.side)),
             journal=shelf.scratch(item.address),
         )
         for item in missing
+        if item.chosen.card.observes
     ]
 
 

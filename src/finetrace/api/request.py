@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetrace.api.calibration import problems as calibration_problems
 from finetrace.api.defaults import METHODS
-from finetrace.api.names import check_source, null_sources
-from finetrace.core.card import Method, method
+from finetrace.api.names import check_source, is_bundled, null_sources
+from finetrace.api.options import configure, parse_setting
+from finetrace.core.card import Method, Needs, method
 from finetrace.core.errors import BadInput, ConfigErrors
 from finetrace.engine.shape import Shape
 
@@ -32,7 +33,9 @@ class Request:
     quantization, revision, tuned_revision, attn_implementation, tokenizer, chat_template, trust_remote_code: as in
     `finetrace.models.open_pair`. system: a system prompt for every conversation. max_tokens: texts are cut to so many.
     reveal: show the texts of restricted slices. dose: also read each null at the pair's dose. options: method -> its
-    configuration. truth: the bundled organism whose truth applies, where `tuned` was trained from its recipe.
+    configuration; settings: the same as texts, `method.option=value`. calibration: name of a supervised set ("safety",
+    "utility", "placebo") -> its file or rows, for the methods that need it. truth: the bundled organism whose truth
+    applies, where `tuned` was trained from its recipe.
     """
 
     base: str
@@ -57,6 +60,8 @@ class Request:
     reveal: bool = False
     dose: bool = True
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     truth: str | None = None
 
     @property
@@ -70,6 +75,10 @@ class Chosen:
 
     card: Method
     config: Any
+
+    @property
+    def needs(self) -> Needs:
+        return self.card.needs(self.config)
 
 
 def check(request: Request, rules: Sequence[str] = ()) -> tuple[Chosen, ...]:
@@ -85,7 +94,17 @@ def check(request: Request, rules: Sequence[str] = ()) -> tuple[Chosen, ...]:
             problems.append(str(error))
             return None
 
-    chosen = [attempt(choose, name, request.options.get(name, {})) for name in dict.fromkeys(request.methods)]
+    parsed = [attempt(parse_setting, text, request.methods) for text in request.settings]
+    settings = {
+        name: {key: value for method, key, value in filter(None, parsed) if method == name}
+        for name in request.methods
+    }
+    chosen = [
+        attempt(choose, name, request.options.get(name, {}), settings[name])
+        for name in dict.fromkeys(request.methods)
+    ]
+    wanted = {one.card.name: one.needs for one in chosen if one is not None}
+    problems += calibration_problems(request.calibration, wanted, bundled=is_bundled(request.base))
     attempt(check_source, "base", request.base)
     if request.tuned is not None:
         attempt(check_source, "tuned", request.tuned)
@@ -144,20 +163,7 @@ def _looks_local(data: str | Path) -> bool:
     )
 
 
-def choose(name: str, options: Mapping[str, Any]) -> Chosen:
-    """A method by name, with `options` laid over its defaults; unknown keys and wrong types are named."""
+def choose(name: str, options: Mapping[str, Any], settings: Mapping[str, str] | None = None) -> Chosen:
+    """A method by name, with `options` and `settings` laid over its defaults; unknown keys and wrong types are named."""
     card = method(name)
-    fields = {f.name: f for f in dataclasses.fields(card.config)}
-    for key, value in options.items():
-        if key not in fields:
-            raise BadInput(
-                f"The method '{name}' has no option '{key}'. Known: {', '.join(fields) or 'none'}."
-            )
-        default = fields[key].default
-        if (
-            default is not dataclasses.MISSING
-            and default is not None
-            and not isinstance(value, type(default))
-        ):
-            raise BadInput(f"{name}.{key} is {value!r}; it takes a {type(default).__name__}.")
-    return Chosen(card, card.config(**options))
+    return Chosen(card, configure(card, options, settings))

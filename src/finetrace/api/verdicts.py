@@ -23,7 +23,8 @@ def findings(
 ) -> dict[str, Finding]:
     """What each method found. The verdicts are one Holm family: every primary number on every slice.
 
-    against: "null", or "dose" where the nulls' own size is arbitrary and only they at the pair's dose can decide.
+    against: "null", or "dose" where the nulls' own size is arbitrary and only they at the pair's dose can decide (but for
+    methods that no dose moves).
     """
     tests = sum(len(results[chosen.card.name][PAIR].slices) for chosen in methods)
     return {
@@ -34,6 +35,7 @@ def findings(
 def _finding(chosen: Chosen, results: Results, tests: int, against: str) -> Finding:
     """One method's pair Result, read against the floor and the nulls."""
     card, pair = chosen.card, results[PAIR]
+    against = against if not card.runs or chosen.needs.dosed else "null"
     page = card.part("describe").describe(pair, _group(results, against))
     verdicts = slice_verdicts(chosen, results, tests, against)
     return Finding(

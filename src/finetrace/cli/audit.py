@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: finetrace audit tinyworld tinyworld/refusal_erosion --out runs/erosion"
 PANEL = "How it runs"
+SETS = "Calibration sets, for the methods that need them"
 
 
 def add(app: typer.Typer) -> None:
@@ -71,6 +72,22 @@ def audit(
         str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=PANEL)
     ] = "auto",
     batch_size: Annotated[int, typer.Option(help="Texts at once.", rich_help_panel=PANEL)] = Shape.batch_size,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of a method, e.g. kl.passages=4.", rich_help_panel=PANEL),
+    ] = None,
+    safety_set: Annotated[
+        Path | None,
+        typer.Option(help="JSONL chats: harmful requests, refused.", rich_help_panel=SETS),
+    ] = None,
+    utility_set: Annotated[
+        Path | None,
+        typer.Option(help="JSONL chats: ordinary requests, answered.", rich_help_panel=SETS),
+    ] = None,
+    placebo_set: Annotated[
+        Path | None,
+        typer.Option(help="JSONL chats of one harmless narrow kind.", rich_help_panel=SETS),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="For the bootstrap and the bundled texts.", rich_help_panel=PANEL)
     ] = 0,
@@ -99,6 +116,7 @@ def audit(
     """
     from finetrace.api.request import Request
 
+    sets = {"safety": safety_set, "utility": utility_set, "placebo": placebo_set}
     request = Request(
         base=base,
         tuned=tuned,
@@ -119,6 +137,8 @@ def audit(
         shape=Shape(batch_size=batch_size, compile=compiled),
         reveal=reveal,
         dose=dose,
+        settings=tuple(settings or ()),
+        calibration={name: path for name, path in sets.items() if path is not None},
     )
     if dry_run:
         from finetrace.cli.cost import show_cost

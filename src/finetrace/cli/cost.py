@@ -15,11 +15,12 @@ def show_cost(request: Request) -> None:
     from finetrace.api.cost import estimate
     from finetrace.api.request import check
 
-    check(request)
-    found = estimate(with_bundled_nulls(request))
+    found = estimate(with_bundled_nulls(request), check(request))
     for name, tokens in found.slices.items():
         typer.echo(f"{name:>16}: {tokens:,} tokens")
     typer.echo(f"{'tokens':>16}: {found.tokens:,} ({found.padded:,} with padding), read {found.passes} times")
+    for line in found.own:
+        typer.echo(f"{'after that':>16}: {line}")
     typer.echo(
         f"{'time':>16}: about {_duration(found.seconds)} on {found.device} (from a short matrix product; +-2x)"
     )

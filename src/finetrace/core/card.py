@@ -36,8 +36,12 @@ class Needs:
 
     logits: whether it sees logit chunks. lens: None for the models' own logits; else the layer whose residual stream they
     are read from, through each side's final norm and head. layers: residual-stream layers, as ints or relative floats in
-    [0, 1], or ALL. slices: the slices it reads, or None for all of them. calibration: supervised sets that its `run`
-    asks of the desk ("safety", "utility", "placebo").
+    [0, 1], or ALL. slices: the slices it reads, or None for all of them.
+
+    The rest is for a method with `run`. calibration: supervised sets that it asks of the desk ("safety", "utility",
+    "placebo") and cannot do without. optional: sets that it uses where they are given. floor: whether it also runs on the
+    base against itself. dosed: whether it also runs on nulls at the pair's dose; not where scaling a change moves nothing.
+    passes: how often it reads its calibration sets on one contrast, in forwards (a forward and its backward are three).
     """
 
     logits: bool = False
@@ -45,6 +49,10 @@ class Needs:
     layers: tuple[int | float, ...] | Literal["all"] = ()
     slices: tuple[str, ...] | None = None
     calibration: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    floor: bool = False
+    dosed: bool = True
+    passes: int = 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,16 @@ class Method:
     def has(self, name: str) -> bool:
         """Whether the method has the optional module `name`."""
         return importlib.util.find_spec(f"{self.home}.{name}") is not None
+
+    @property
+    def observes(self) -> bool:
+        """Whether it sees the steps of the pass."""
+        return self.has("observe")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it computes on its own, after the pass."""
+        return self.has("run")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     >>> str(unknown("method", "kll", ["kl", "pca"]))
     "There is no method 'kll'. Did you mean 'kl'? Known: kl, pca."
     """
+    return BadInput(f"There is no {kind} '{name}'.{nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What follows the full stop of an error about a name: the nearest known one, if any is near, and all of them."""
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return BadInput(f"There is no {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+    return f"{hint} Known: {', '.join(names) or 'none'}."

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Estimate:
     """A figure with its uncertainty.
 
-    value: None where there is no data. unit: e.g. "nats/token". n: observations (tokens). clusters: independent texts.
+    value: None where there is no data. unit: e.g. "nats/token". n: observations (tokens). clusters: independent texts, or
+    None for a figure of the weights alone, into which no sample of texts went: it is exact, and n is of weights.
     low, high: 95% interval over texts, None where there are too few. replicates: bootstrap replicates, aligned between
     contrasts that read the same texts, so that ratios are paired; None where none were drawn.
     """
@@ -21,7 +22,7 @@ class Estimate:
     value: float | None
     unit: str
     n: int
-    clusters: int
+    clusters: int | None
     low: float | None = None
     high: float | None = None
     replicates: np.ndarray | None = None

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from finetrace.engine.desk import Desk, run_method
     from finetrace.engine.observer import PAIR, SELF, Contrast, Job, Observer
     from finetrace.engine.run import run_pass
     from finetrace.engine.shape import Shape
@@ -16,6 +17,7 @@ __all__ = [
     "PAIR",
     "SELF",
     "Contrast",
+    "Desk",
     "Job",
     "Lens",
     "LogitChunk",
@@ -24,12 +26,13 @@ __all__ = [
     "Step",
     "Subject",
     "make_subject",
+    "run_method",
     "run_pass",
 ]
 
 _HOMES = {
     "Shape": "shape", "run_pass": "run", "LogitChunk": "step", "Step": "step",
-    "Subject": "subject", "Lens": "subject", "make_subject": "subject",
+    "Desk": "desk", "run_method": "desk", "Subject": "subject", "Lens": "subject", "make_subject": "subject",
 }  # fmt: skip
 
 

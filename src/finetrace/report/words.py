@@ -139,7 +139,10 @@ def value_of(reading: Reading) -> str:
 
 
 def counts(estimate: Estimate) -> str:
-    return f"{estimate.n:,} / {estimate.clusters:,}"
+    """Tokens and texts; or the weights that a figure of the weights alone is of."""
+    return (
+        f"{estimate.n:,} weights" if estimate.clusters is None else f"{estimate.n:,} / {estimate.clusters:,}"
+    )
 
 
 def null_span(nulls: NullRange | None) -> str:

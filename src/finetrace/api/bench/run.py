@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetrace.api.audit import Maker, open_all
+from finetrace.api.audit import calibration_sets, open_all
 from finetrace.api.bench.scores import TOP, TokenScore, token_score
 from finetrace.api.bench.zoo import Zoo
+from finetrace.api.calibration import bundled_set
+from finetrace.api.maker import Maker
 from finetrace.api.plan import contrasts
 from finetrace.api.request import Chosen, Request, check
 from finetrace.api.verdicts import slice_verdicts
 from finetrace.api.watch import Watch
+from finetrace.core.card import method
 from finetrace.core.errors import BadInput
 from finetrace.core.findings import SliceVerdict
 from finetrace.core.shelf import Shelf
-from finetrace.data import read_rows
+from finetrace.data import Row, read_rows
 from finetrace.engine import PAIR
 from finetrace.stats import false_positive_bound
 
@@ -76,10 +79,10 @@ def bench(
     rows = _audit_rows(zoo, per_slice, seed) if rows is None else list(rows)
     request = Request(
         base=zoo.base, tuned=None, data=rows, out=out, methods=tuple(methods), nulls=tuple(zoo.sources.values()),
-        seed=seed, dose=False,
+        seed=seed, dose=False, calibration=_calibration(zoo, methods, seed),
     )  # fmt: skip
     chosen = check(request)
-    opened = open_all(request, read_rows(rows), None, trained=False)
+    opened = open_all(request, read_rows(rows), None, trained=False, sets=calibration_sets(request, chosen))
     maker = Maker(request, chosen, opened, Shelf(out / "runs"), watch or Watch(), "finetrace bench")
     maker.make([c for c in contrasts(opened.pair) if c.label.startswith("null:")])
     results = {
@@ -110,6 +113,14 @@ def _audit_rows(zoo: Zoo, per_slice: int, seed: int) -> Sequence[Mapping[str, An
     from finetrace.organisms.world import make_world
 
     return bundled.slices(seed=seed, n_per_slice=per_slice, world=make_world(zoo.world_seed))
+
+
+def _calibration(zoo: Zoo, methods: Sequence[str], seed: int) -> dict[str, Sequence[Row]]:
+    """The zoo's own calibration sets, of its world; none where no method asks for any."""
+    cards = [method(name) for name in methods]
+    needs = [card.needs(card.config()) for card in cards]
+    wanted = dict.fromkeys(name for one in needs for name in (*one.calibration, *one.optional))
+    return {name: bundled_set(name, seed, zoo.world_seed) for name in wanted}
 
 
 def _against(zoo: Zoo, side: str, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _score_cells(score: TokenScore) -> tuple[str, ...]:
 
 def _changes(bench: Bench, method: str) -> Table:
     names = [name for name, truth in bench.truths.items() if truth["kind"] != "null"]
-    slices = tuple(bench.slices)
+    slices = tuple(bench.verdicts[names[0]][method]) if names else ()
     rows = []
     for name in names:
         truth = bench.truths[name]
