@@ -30,7 +30,8 @@ def deltas(pair: Pair, side: str = "tuned", *, of: str | None = None) -> dict[st
     """Module -> change, of every matrix of linear layers and fused experts that `side` changes, in the model's order.
 
     of: another side that it is counted from instead of the base; of two adapters, the ranks add up.
-    Embeddings, biases and norms are in `others`. An adapter's factors are read, not copied.
+    All else that changes is in `others`, each parameter in one of the two: embeddings, biases, norms, and a head that
+    is the embedding itself on both sides. An adapter's factors are read, not copied.
     """
     if of is None or pair.kind(of) == BASE:
         found = _side(pair, side)
@@ -276,12 +277,19 @@ def _side(pair: Pair, side: str) -> dict[str, Delta]:
 def _full_deltas(pair: Pair, before: str, after: str) -> dict[str, Delta]:
     with pair.open(before) as one, pair.open(after) as two:
         old, new = dict(matrices(one)), dict(matrices(two))
+        tied = _tied(one) & _tied(two)
     _require_same_modules(old, new, after)
     return {
         key: Dense(key, old[key], new[key])
         for key in old
-        if old[key].shape == new[key].shape and not same(old[key], new[key])
+        if key not in tied and old[key].shape == new[key].shape and not same(old[key], new[key])
     }
+
+
+def _tied(model: Any) -> set[str]:
+    """Matrices that are the input embedding itself."""
+    tokens = _own(bare(model.get_input_embeddings()))["weight"].data_ptr()
+    return {name for name, found in matrices(model) if found.data_ptr() == tokens}
 
 
 def _require_same_modules(old: Mapping[str, Tensor], new: Mapping[str, Tensor], side: str) -> None:
@@ -295,11 +303,17 @@ def _full_others(pair: Pair, side: str) -> Others:
     with pair.open(BASE) as one, pair.open(side) as two:
         old, new = _all_parameters(one), _all_parameters(two)
         deltas_hold = {f"{name}.weight" for name, _ in matrices(two)}
+        tied = {f"{name}.weight" for name in _tied(one) & _tied(two)}
         stacks = {name.partition("[")[0] for name, _ in matrices(two) if name.endswith("]")}
     found: Others = {}
     for key, after in new.items():
         before = old.get(key)
-        if before is None or key in stacks or (key in deltas_hold and before.shape == after.shape):
+        if (
+            before is None
+            or key in stacks
+            or key in tied
+            or (key in deltas_hold and before.shape == after.shape)
+        ):
             continue
         if before.shape != after.shape:
             before, after = before[_rows(pair, BASE, before)], after[_rows(pair, side, after)]

@@ -14,6 +14,7 @@ from finetrace.core.errors import ModelError
 from finetrace.models.files import entries
 from finetrace.models.loading import LOAD_ERRORS, quiet
 from finetrace.models.source import Source, one_line
+from finetrace.weights.adapter_files import adapter_file_deltas
 from finetrace.weights.delta import Delta, Matrix
 from finetrace.weights.dense import Dense, same
 from finetrace.weights.read import oriented, plain_name
@@ -121,6 +122,11 @@ class _Outline:
 
 def match(base: Source, tuned: Source) -> Match:
     """Lines two full checkpoints up, however their files are cut; a ModelError where they are not of one shape."""
+    for source in (base, tuned):
+        if source.kind != "full":
+            raise ModelError(
+                f"{source.name} is an adapter: only full checkpoints are compared tensor by tensor."
+            )
     outline = _outline(base)
     old, new = (_stored(source, outline) for source in (base, tuned))
     _tie(old, new, outline)
@@ -157,8 +163,12 @@ def match(base: Source, tuned: Source) -> Match:
 def streamed(base: Source, tuned: Source, found: Match | None = None) -> Iterator[Delta]:
     """The change of every matrix that differs between two full checkpoints, one at a time, in the base's order.
 
-    Its two tensors are let go when the next one is asked for; used later, they are read again.
+    Its two tensors are let go when the next one is asked for; used later, they are read again. Of an adapter's folder,
+    the changes that its factors make.
     """
+    if tuned.kind == "adapter":
+        yield from adapter_file_deltas(tuned, weight=lambda module: stored_weight(base, module)).values()
+        return
     found = match(base, tuned) if found is None else found
     for name, (before, after) in found.both.items():
         if name in found.matrices:
