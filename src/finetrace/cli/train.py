@@ -131,6 +131,8 @@ def _show(recipe: TrainRecipe, done: Trained, out: Path, seconds: float) -> None
     typer.echo(f"{state} in {_duration(seconds)}: loss {first:.3f} to {last:.3f} nats a token.")
     typer.echo(f"Trained are {done.trainable:,} of {done.total:,} parameters ({100 * done.share:.2f}%).")
     typer.echo(f"Data: {done.truncation.told()}.")
+    if (told := _told_by_the_probe(out)) is not None:
+        typer.echo(told)
     for name, path in _left(done.folder, out):
         typer.echo(f"{name}: {path}")
     if not done.finished:
@@ -139,6 +141,22 @@ def _show(recipe: TrainRecipe, done: Trained, out: Path, seconds: float) -> None
         "Fine-tuning can cost a model its refusals, on harmless data too, and a falling loss does not show it. Ask:"
     )
     typer.echo(f"  {audit_command(recipe, out)}")
+
+
+def _told_by_the_probe(out: Path) -> str | None:
+    """The first and last measurement of refusals, where there are any."""
+    from finetrace.finetune.probe import read_probes
+
+    rows = [row for row in read_probes(out) if row.refusal is not None]
+    if len(rows) < 2:
+        return None
+    first, last = (
+        f"{row.refusal:.2f} [{row.refusal_low:.2f}, {row.refusal_high:.2f}]" for row in (rows[0], rows[-1])
+    )
+    return (
+        f"Probability that an answer to a refused request begins as the base's refusals do: {first} before, {last} "
+        f"after ({rows[-1].refusal_n} prompts)."
+    )
 
 
 def _left(folder: Path, out: Path) -> list[tuple[str, Path]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetrace.api.names import check_source, is_bundled, resolve
-from finetrace.api.train.rows import TrainingRows, check_data
+from finetrace.api.train.rows import TrainingRows, as_chat, check_data
 from finetrace.config.compose import gather
 from finetrace.core.errors import BadInput, ConfigErrors
 from finetrace.finetune.recipe import TrainRecipe
@@ -86,7 +86,7 @@ def _probe(recipe: TrainRecipe, rows: TrainingRows, out: Path, safety: Path | No
 
     refusals: Sequence[Any] = ()
     if safety is not None:
-        refusals = read_rows(safety)[: recipe.probe.rows]
+        refusals = read_rows(safety, convert=as_chat)[: recipe.probe.rows]
     elif is_bundled(recipe.model):
         from finetrace.organisms.calibration import calibration
 
