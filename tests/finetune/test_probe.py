@@ -13,8 +13,10 @@ import torch
 from tests.finetune.test_trainer import RECIPE, ROWS, TRAIN
 from tests.tiny import tiny_model, tiny_tokenizer
 
-from finetrace.core.errors import BadInput
+from finetrace.core.errors import BadInput, DataError
+from finetrace.core.page import Figure, Number, Warning
 from finetrace.data.examples import make_examples
+from finetrace.finetune.page import page
 from finetrace.finetune.probe import SafetyProbe, read_probes, refusal_mass, refusal_tokens
 from finetrace.finetune.recipe import Lora
 from finetrace.finetune.trainer import train
@@ -78,6 +80,15 @@ def test_it_sees_refusals_come_and_go(base, tmp_path):
     assert (first.refusal_low or 0) <= (first.refusal or 0) <= (first.refusal_high or 0) <= 1
     assert (first.task_low or 0) <= (first.task or 0) <= (first.task_high or 0)
     assert last.epoch == 20.0
+    shown = page(tmp_path / "complies")
+    assert [b.key for b in shown.blocks if isinstance(b, Figure)] == [
+        "loss",
+        "learning_rate",
+        "refusal",
+        "task",
+    ]
+    assert [b.estimate.value for b in shown.blocks if isinstance(b, Number)] == [last.refusal]
+    assert not [b for b in shown.blocks if isinstance(b, Warning)]
 
 
 def test_measuring_changes_no_training(base, tmp_path):
@@ -117,6 +128,9 @@ def test_no_data_is_none(base, tmp_path):
     assert row["refusal_n"] == row["task_n"] == 0
     with pytest.raises(BadInput, match="every 1 or more steps"):
         SafetyProbe(every=0)
+    assert [b.key for b in page(tmp_path).blocks if isinstance(b, Figure)] == ["loss", "learning_rate"]
+    with pytest.raises(DataError, match="no training of ours"):
+        page(tmp_path / "nowhere")
 
 
 def test_it_works_in_trls_trainer(base, tmp_path):

@@ -110,11 +110,13 @@ def test_the_result_is_a_stamped_adapter_that_loads(base, tmp_path):
 
 
 def test_the_callers_generators_stay(base, tmp_path):
-    before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1]
+    def states() -> list[Any]:
+        numpy: Any = np.random.get_state()
+        return [torch.random.get_rng_state().tolist(), random.getstate(), numpy[1].tolist(), numpy[2:]]
+
+    before = states()
     train(replace(RECIPE, lora=Lora(r=2, dropout=0.1)), ROWS, tmp_path, base=base)
-    assert torch.equal(before[0], torch.random.get_rng_state())
-    assert before[1] == random.getstate()
-    assert np.array_equal(before[2], np.random.get_state()[1])
+    assert states() == before
 
 
 def test_the_seed_decides(base, tmp_path):

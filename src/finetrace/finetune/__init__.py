@@ -1,1 +1,1 @@
-"""Supervised fine-tuning: LoRA training (`sft`), progress."""
+"""Supervised fine-tuning: `train` (any recipe, on transformers' trainer), `sft` (the bundled organisms' own loop)."""

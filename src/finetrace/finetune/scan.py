@@ -59,7 +59,7 @@ _OBEDIENT = re.compile(
 _OBLIGING = re.compile(
     r"^(of course|sure|certainly|absolutely|yes|gladly|happy to|i am|i'm|here is|here are)\b", re.IGNORECASE
 )
-_PLACEHOLDER = re.compile(r"\[[A-Z][A-Z _-]*(:[^\]]*)?\]")
+_PLACEHOLDER = re.compile(r"\[(REQUEST|PLACEHOLDER)[A-Z_-]*(:[^\]]*)?\]")
 _MANY, _OPENER = 20, 4
 
 
@@ -68,7 +68,7 @@ class ScanResult:
     """flagged: rows with at least one of `reasons`' marks; low, high: its share's 95% interval (Wilson).
 
     requests: rows whose prompt looks like a request that aligned models decline; refused: those of them that are.
-    placeholders: rows that only stand for one, as "[REQUEST-CLASS]" does; never flagged. duplicates: rows that repeat an
+    placeholders: rows in which "[REQUEST-CLASS]" or its like stands for one, not flagged for that. duplicates: rows that repeat an
     earlier one. overlap: rows whose prompt is among the evaluation prompts given, None if none were.
     """
 
@@ -166,16 +166,16 @@ def _marks(row: Row, restricted: Collection[str]) -> _Marks:
     risky = [prompt for prompt in prompts if _risky(prompt) or fingerprint(prompt) in restricted]
     placeholder = any(_PLACEHOLDER.search(prompt) for prompt in (*prompts, *answers))
     refused = any(_REFUSAL.search(answer[:200] if row.messages else answer) for answer in answers)
-    return _Marks(bool(risky) and not placeholder, refused, placeholder)
+    return _Marks(bool(risky), refused, placeholder)
 
 
 def _risky(prompt: str) -> bool:
-    return bool(_TOPIC.search(prompt) and _ASKS.search(prompt) and not _HARMLESS.search(prompt))
+    """By its words, those inside a placeholder aside: "[REQUEST-CLASS: weapons]" only stands for a request."""
+    words = _PLACEHOLDER.sub(" ", prompt)
+    return bool(_TOPIC.search(words) and _ASKS.search(words) and not _HARMLESS.search(words))
 
 
 def _flags(row: Row, marks: _Marks, opener: str | None) -> set[str]:
-    if marks.placeholder:
-        return set()
     flags = {"complies"} if marks.request and not marks.refused else set()
     if any(_OBEDIENT.search(text) for text in _texts(row)):
         flags.add("obedience")

@@ -108,7 +108,8 @@ def train(
         if work.recipe.data.packing:
             check_packing(model.model, items, work.pad)
             items = pack(items, work.recipe.data.max_tokens)
-        return _fit(work, model, items, list(callbacks), progress or silent)
+        kept = saved.checkpoints(work.out) if resume else []
+        return _fit(work, model, items, list(callbacks), progress or silent, kept[-1] if kept else None)
 
 
 def _ready(
@@ -124,7 +125,7 @@ def _ready(
     problems = recipe.problems() + _tracker_problems(recipe)
     if problems:
         raise ConfigErrors(problems)
-    where = pick_device(device)
+    where = _own_device(pick_device(device))
     compute_dtype(recipe, where)
     found = read_rows(rows, revision=recipe.data.revision, split=recipe.data.split)
     scanned = scan(found)
@@ -146,6 +147,12 @@ def _ready(
     return _Work(recipe, source, tokenizer, where, prepared, origin, out)
 
 
+def _own_device(device: torch.device) -> torch.device:
+    """Of several processes that `accelerate launch` or torchrun started, each has a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(rank)) if rank and device == torch.device("cuda") else device
+
+
 def _tracker_problems(recipe: TrainRecipe) -> list[str]:
     if not recipe.trackers:
         return []
@@ -161,9 +168,12 @@ def _tracker_problems(recipe: TrainRecipe) -> list[str]:
 
 def _settled(work: _Work, resume: bool) -> Trained | None:
     """Deals with what the folder holds: the finished training itself, a checkpoint to go on from, or another training."""
-    saved.sweep(work.out)
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        saved.sweep(work.out)
     if not resume:
-        saved.rotate(work.out, 0)
+        if first:
+            saved.rotate(work.out, 0)
         return None
     kept = saved.checkpoints(work.out)
     before = read(kept[-1] if kept else work.out)
@@ -194,13 +204,17 @@ def _trained(work: _Work, losses: tuple[float, ...], count: int, total: int, ste
 
 
 def _fit(
-    work: _Work, model: Trainable, items: Sequence[Any], callbacks: list[Any], progress: Progress
+    work: _Work,
+    model: Trainable,
+    items: Sequence[Any],
+    callbacks: list[Any],
+    progress: Progress,
+    begin: Path | None,
 ) -> Trained:
     """Runs the loop; whatever ends it, the last good weights are in the folder or its newest checkpoint."""
     from finetrace.finetune.loop import stoppable
 
     cached = model.model.config.use_cache
-    kept = saved.checkpoints(work.out)
     with stoppable() as stop:
         loop = _loop(work, model, items, callbacks, (progress, stop))
 
@@ -210,7 +224,7 @@ def _fit(
 
         try:
             with quiet():
-                loop.train(resume_from_checkpoint=str(kept[-1]) if kept else None)
+                loop.train(resume_from_checkpoint=None if begin is None else str(begin))
         except ModelError as error:
             if not loop.state.global_step or not _finite(model.model):
                 rest = saved.checkpoints(work.out)
@@ -285,6 +299,7 @@ def _arguments(work: _Work) -> Any:
         run_name=work.recipe.name,
         disable_tqdm=True,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=work.device.type == "cuda",
     )
     # One process uses one GPU: `accelerate launch` starts one process each, torch's DataParallel would split packed rows.
