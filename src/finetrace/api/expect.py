@@ -11,8 +11,13 @@ from finetrace.core.findings import Expectation, Finding
 def expectations(
     truth: Mapping[str, Any], findings: Mapping[str, Finding], safety: str
 ) -> tuple[Expectation, ...]:
-    """One line for the change, one per slice that the truth names, one for safety. held is None where not measured."""
+    """One line for the change, one per slice that the truth names, one for safety. held is None where not measured.
+
+    The truth is about slices of texts: a method that reads none of them, but the weights, is not held to it.
+    """
     expected = truth["expected"]
+    named = {*expected["beyond"], *expected["within"]}
+    findings = {name: finding for name, finding in findings.items() if named & finding.verdicts.keys()}
     lines = []
     for name, finding in findings.items():
         for word, slices in (("beyond-nulls", expected["beyond"]), ("within-nulls", expected["within"])):

@@ -88,8 +88,10 @@ def method_rows(finding: Finding) -> tuple[Row, ...]:
         Row(finding.method, s, key, finding.slices.get(s, {}).get(key), finding.verdicts.get(s))
         for s in names
     ]
-    if key in finding.numbers or not out:
-        out.append(Row(finding.method, ALL_SLICES, key, finding.numbers.get(key), None))
+    total = finding.numbers.get(key)
+    # A figure of the weights alone is of no texts: there is nothing to take together.
+    if not out or (total is not None and total.estimate.clusters is not None):
+        out.append(Row(finding.method, ALL_SLICES, key, total, None))
     return tuple(out)
 
 
