@@ -6,6 +6,8 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from tests.worlds import rows, world
 
 import finetrace as ft
+from finetrace.api.found import Found
 from finetrace.api.plan import subject
 from finetrace.api.request import Request, check, choose
 from finetrace.core.card import discover
@@ -25,6 +28,8 @@ from finetrace.engine.run import run_shard
 from finetrace.models import Pair, open_pair
 
 METHODS = sorted(discover()[0])
+OBSERVING = [name for name in METHODS if discover()[0][name].observes]
+RUNNING = [name for name in METHODS if discover()[0][name].runs]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,8 @@ def test_card(name: str):
     assert card.summary
     assert dataclasses.is_dataclass(card.config)
     card.config()  # every option has a default
-    for part in ("observe", "result", "describe"):
+    assert card.observes or card.runs, "one of observe.py and run.py, or both"
+    for part in ("result", "describe", *(door for door in ("observe", "run") if card.has(door))):
         card.part(part)
     readme = Path(card.part("result").__file__ or "").parent / "README.md"
     text = readme.read_text()
@@ -84,7 +90,7 @@ def test_a_card_is_light(name: str):
     assert not {"torch", "numpy", "transformers", "plotly", "scipy"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OBSERVING)
 def test_state_and_restore_are_the_identity(name: str, pair: Pair):
     seen, fresh = parts(name, pair, 10**6)[0], parts(name, pair, 10**6)[-1]
     state = {key: tensor.clone() for key, tensor in seen.state().items()}
@@ -96,7 +102,7 @@ def test_state_and_restore_are_the_identity(name: str, pair: Pair):
     assert same_bits(seen.result(), fresh.result())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OBSERVING)
 def test_merging_shards_equals_one_shard(name: str, pair: Pair):
     """To rounding: batches differ, so the last bits may."""
     whole = folded(parts(name, pair, 10**6)).result()
@@ -108,7 +114,7 @@ def test_merging_shards_equals_one_shard(name: str, pair: Pair):
             assert other.value == pytest.approx(estimate.value, rel=1e-5, abs=1e-7), (where, key)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OBSERVING)
 def test_an_observer_that_saw_nothing_has_no_numbers(name: str, pair: Pair):
     result = parts(name, pair, 10**6)[-1].result()
     for estimate in result.numbers.values():
@@ -117,16 +123,20 @@ def test_an_observer_that_saw_nothing_has_no_numbers(name: str, pair: Pair):
     discover()[0][name].part("describe").describe(result)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OBSERVING)
 def test_base_against_itself_gives_zero(name: str, pair: Pair):
     result = folded(parts(name, pair, 10**6, side="base")).result()
     assert result.numbers[discover()[0][name].primary].value == 0
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OBSERVING)
 def test_result_and_page(name: str, pair: Pair):
+    holds(name, folded(parts(name, pair, 10**6)).result())
+
+
+def holds(name: str, result: Any) -> None:
+    """What every Result and its Page keep to."""
     card = discover()[0][name]
-    result = folded(parts(name, pair, 10**6)).result()
     assert same_bits(result, decode(type(result), encode(result)))
     assert card.primary in result.numbers
     for estimate in [*result.numbers.values(), *(e for s in result.slices.values() for e in s.values())]:
@@ -140,6 +150,48 @@ def test_result_and_page(name: str, pair: Pair):
             assert all(len(row) == len(block.columns) for row in block.rows)
         if isinstance(block, Passage):
             assert len(block.tokens) == len(block.values)
+
+
+def chats(n: int, *, seed: int) -> list[dict[str, Any]]:
+    """Conversations for a calibration set."""
+    return [row for row in rows(3 * n, seed=seed) if "messages" in row]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Found]:
+    """An audit by one method that runs on its own, with three nulls; each made once a folder."""
+    base, tuned, nulls = world(tmp_path_factory.mktemp("ran"), nulls=3)
+
+    @cache
+    def audit(name: str, out: str) -> Found:
+        card = discover()[0][name]
+        needs = card.needs(card.config())
+        sets = {
+            one: chats(8, seed=number) for number, one in enumerate((*needs.calibration, *needs.optional))
+        }
+        return ft.audit(
+            str(base), str(tuned), data=rows(12), methods=[name], nulls=[str(null) for null in nulls],
+            out=tmp_path_factory.mktemp(out), dose=False, calibration=sets,
+        )  # fmt: skip
+
+    return audit
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_what_runs_on_its_own(name: str, ran: Callable[[str, str], Found]):
+    found = ran(name, "one")
+    results = found.results[name]
+    assert {"pair", "null:null_0", "null:null_1", "null:null_2"} <= results.keys()
+    for result in results.values():
+        holds(name, result)
+    assert found[name].verdicts, "there is a slice with a verdict"
+    assert all(verdict.k == 3 for verdict in found[name].verdicts.values())
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_the_same_run_gives_the_same_bits(name: str, ran: Callable[[str, str], Found]):
+    one, other = ran(name, "one").results[name], ran(name, "other").results[name]
+    assert all(same_bits(one[label], other[label]) for label in one)
 
 
 def test_a_new_method_is_one_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
