@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from finetrace import __version__
 from finetrace.core.files import read_json, write_json, write_text
 from finetrace.core.runkey import digest
 from finetrace.data.rows import Row
@@ -82,7 +81,7 @@ def stamp(folder: Path, origin: Origin, *, step: int, steps: int) -> None:
     # Which rows were flagged stays with the person who has them.
     del scan["numbers"]
     facts = {
-        "finetrace": __version__,
+        "finetrace": version("finetrace"),
         "recipe": asdict(origin.recipe),
         "run": origin.run(),
         "base": {"name": origin.recipe.model, "revision": origin.recipe.revision, "sha256": origin.base_hash},
