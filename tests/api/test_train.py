@@ -17,6 +17,8 @@ from finetrace.api.train.rows import as_chat
 from finetrace.core.errors import BadInput, ConfigErrors, DataError
 from finetrace.finetune.recipe import TrainRecipe
 from finetrace.finetune.scan import scan
+from finetrace.models import open_pair
+from finetrace.models.preflight import preflight
 from finetrace.models.supervised import collate
 
 
@@ -212,6 +214,8 @@ def test_an_adapter_comes_out_stamped_and_the_same_call_finds_it_done(base: Path
     stamp = json.loads((done.folder / "finetrace.json").read_text())
     assert stamp["reason"] == "to see"
     assert stamp["recipe"]["lora"]["r"] == 4
+    checks = {check.name: check.text for check in preflight(open_pair(base, done.folder))}
+    assert "Trained on this very base" in checks["adapter's base"]
     again = run(recipe, rows, tmp_path, progress=lambda *_: seen.append(-1))
     assert again.losses == done.losses
     assert -1 not in seen

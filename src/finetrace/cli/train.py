@@ -161,10 +161,16 @@ def _told_by_the_probe(out: Path) -> str | None:
 
 def _left(folder: Path, out: Path) -> list[tuple[str, Path]]:
     """What there is to look at: the weights, their losses, and what was measured on the way."""
+    from finetrace.finetune.drift import DRIFT
     from finetrace.finetune.probe import PROBES
     from finetrace.finetune.trainer import LOSSES
 
-    found = [("Weights", folder), ("Losses", folder / LOSSES), ("Safety on the way", out / PROBES)]
+    found = [
+        ("Weights", folder),
+        ("Losses", folder / LOSSES),
+        ("Safety on the way", out / PROBES),
+        ("Drift on the way", out / DRIFT),
+    ]
     return [(name, path) for name, path in found if path.exists()]
 
 

@@ -84,6 +84,8 @@ def stamp(folder: Path, origin: Origin, *, step: int, steps: int) -> None:
         "finetrace": version("finetrace"),
         "recipe": asdict(origin.recipe),
         "run": origin.run(),
+        # By this the audit's pre-flight knows an adapter's own base.
+        "base_sha256": origin.base_hash,
         "base": {"name": origin.recipe.model, "revision": origin.recipe.revision, "sha256": origin.base_hash},
         "data": {"sha256": origin.data_hash, "truncation": asdict(origin.truncation)},
         "scan": scan,
