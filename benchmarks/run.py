@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run --case kl|pair|pass|methods [--preset tiny|tinyworld|tinyllama-L2] [--rounds 5]`: one line of JSON.
+"""`python -m benchmarks.run --case kl|pair|pass|methods|drift|drift-attention [--preset tiny|tinyworld|tinyllama-L2] [--rounds 5]`: one line of JSON.
 
 CPU time of one thread, arms interleaved, seeds fixed, the first call of each arm left out; peak memory of each arm in a
 process of its own. Ratios are the peer's time (in `methods`: that of `kl` alone) over the arm's in the same round: above
@@ -26,7 +26,7 @@ os.environ.update(
 
 import torch
 
-from benchmarks import kl, measure, methods, models, pair, passes
+from benchmarks import drift_algebra, kl, measure, methods, models, pair, passes
 from benchmarks.case import PRESETS, Case
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +34,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 _CASES = {"pair": pair, "pass": passes, "methods": methods}
+# These make their tensors themselves: no models on disk.
+_PLAIN = {"kl": kl.case, "drift": drift_algebra.case, "drift-attention": drift_algebra.attention_case}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.run", description=(__doc__ or "").split("\n\n")[1]
     )
-    parser.add_argument("--case", required=True, choices=("kl", *_CASES))
+    parser.add_argument("--case", required=True, choices=(*_PLAIN, *_CASES))
     parser.add_argument("--preset", default="tiny", choices=tuple(PRESETS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16", choices=tuple(DTYPES))
@@ -83,14 +85,14 @@ def _quiet() -> None:
 
 def _case(asked: argparse.Namespace, folder: Path) -> Case:
     preset, dtype = PRESETS[asked.preset], DTYPES[asked.dtype]
-    if asked.case == "kl":
-        return kl.case(preset, dtype)
+    if asked.case in _PLAIN:
+        return _PLAIN[asked.case](preset, dtype)
     return _CASES[asked.case].case(preset, dtype, folder)
 
 
 def benchmark(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that the line says."""
-    if asked.case != "kl":
+    if asked.case not in _PLAIN:
         models.make(folder, PRESETS[asked.preset], DTYPES[asked.dtype])
     case, before = _case(asked, folder), measure.load()
     names = [

