@@ -19,9 +19,9 @@ from finetrace.engine import Desk, make_subject
 from finetrace.methods.weight_spectrum import Config
 from finetrace.methods.weight_spectrum.describe import describe
 from finetrace.methods.weight_spectrum.figures import change, entropy
-from finetrace.methods.weight_spectrum.merged import rounding, stored_dtype
 from finetrace.methods.weight_spectrum.places import place
 from finetrace.methods.weight_spectrum.result import Result
+from finetrace.methods.weight_spectrum.rounding import rounding, stored_dtype
 from finetrace.methods.weight_spectrum.run import run
 from finetrace.models import Pair, open_pair
 from finetrace.weights import Dense, LowRank

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from finetrace.methods.weight_spectrum.places import Place
+from finetrace.methods.weight_spectrum.rounding import floor
 from finetrace.weights.delta import Delta, Spectrum
 
 # Singular values below this share of the largest are rounding of a product of factors.
@@ -18,7 +19,8 @@ _NOTHING = 1e-9
 @dataclass(frozen=True, eq=False)
 class Change:
     """square: squared Frobenius norm of the change; weight_square: of the base's weight. values: singular values, largest
-    first, float64 [k]; whole: whether they are all. spectrum: of the leading directions."""
+    first, float64 [k]; whole: whether they are all. rank: how many of them stand above the rounding of a checkpoint; the
+    others are in no entropy and no rank. spectrum: of the leading directions."""
 
     place: Place
     shape: tuple[int, int]
@@ -26,6 +28,7 @@ class Change:
     weight_square: float
     spectrum: Spectrum
     whole: bool
+    rank: int
 
     @property
     def values(self) -> Float[Tensor, "k"]:
@@ -48,13 +51,18 @@ class Change:
 
     @property
     def effective_rank(self) -> float | None:
-        """exp of the entropy of sigma / sum sigma (Roy and Vetterli 2007); None where not all of them are known."""
-        return math.exp(entropy(self.values)) if self.whole else None
+        """exp of the entropy of sigma / sum sigma (Roy and Vetterli 2007); None where not all of them are known, or none
+        stands above rounding."""
+        return math.exp(entropy(self.values[: self.rank])) if self._known else None
 
     @property
     def entropy(self) -> float | None:
         """Entropy of sigma^2 / sum sigma^2, nats: 0 for one direction, log r for r equal ones; None as above."""
-        return entropy(self.values.square()) if self.whole else None
+        return entropy(self.values[: self.rank].square()) if self._known else None
+
+    @property
+    def _known(self) -> bool:
+        return self.rank > 0 and (self.whole or self.rank < len(self.values))
 
 
 def entropy(values: Float[Tensor, "k"]) -> float:
@@ -69,4 +77,5 @@ def change(delta: Delta, place: Place, weight_square: float, *, exact: int, lead
     found = delta.spectrum(None if whole else leading)
     keep = max(1, int((found.values > _NOTHING * found.values[0]).sum()))
     kept = Spectrum(found.values[:keep], found.left[:, :keep], found.right[:, :keep])
-    return Change(place, delta.shape, delta.square(), weight_square, kept, whole)
+    rank = int((kept.values > floor(delta)).sum())
+    return Change(place, delta.shape, delta.square(), weight_square, kept, whole, rank)

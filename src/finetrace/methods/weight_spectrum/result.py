@@ -44,7 +44,8 @@ class Result:
 
     numbers, slices["weights"]: the same figures; see the README for each. modules: one row a changed matrix: module,
     layer (-1: in none), kind, role, rows, columns, frobenius, relative (to its own norm; NaN where that is 0 or unknown),
-    stable_rank, effective_rank and entropy (NaN where not all singular values were computed), top_share (of the squared
+    rank (singular values above rounding, of those computed), stable_rank, effective_rank and entropy (of those; NaN where
+    more were not computed, or there are none), top_share (of the squared
     change in the first direction). grid_square, grid_weight: squared norms of the change and of the base [kind, layer],
     of `kinds`, over all matrices of the blocks, changed or not. others: parameters that are no such matrix (embeddings,
     norms, biases): parameter, frobenius, relative. singular: of the changed matrices, the leading values [module, k] over
@@ -118,6 +119,7 @@ def modules_table(changes: Sequence[Change]) -> Columns:
             "columns": np.array([c.shape[1] for c in changes], dtype=np.int64),
             "frobenius": np.sqrt(np.array([c.square for c in changes], dtype=np.float64)),
             "relative": _floats([c.relative for c in changes]),
+            "rank": np.array([c.rank for c in changes], dtype=np.int64),
             "stable_rank": _floats([c.stable_rank for c in changes]),
             "effective_rank": _floats([c.effective_rank for c in changes]),
             "entropy": _floats([c.entropy for c in changes]),
