@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tests.tiny import tiny_model, tiny_tokenizer
 
-from finetrace.core.errors import BadInput, ConfigErrors, DataError, ModelError
+from finetrace.core.errors import BadInput, ConfigErrors, DataError, FinetraceError, ModelError
 from finetrace.data.examples import make_examples
 from finetrace.finetune.batches import Order
 from finetrace.finetune.recipe import Data, Lora, Train, TrainRecipe
@@ -190,6 +191,16 @@ def test_wrong_input_is_said(base, tmp_path):
         train(RECIPE, [], tmp_path, base=base)
     with pytest.raises(ModelError, match="no folder"):
         train(RECIPE, ROWS, tmp_path, base=tmp_path / "nowhere")
+
+
+def test_what_cannot_end_well_does_not_begin(base, tmp_path, monkeypatch):
+    long = replace(RECIPE, data=Data(max_tokens=500))
+    with pytest.raises(BadInput, match=r"up to 202 tokens and this base reads 128: use data\.max_tokens=128"):
+        train(long, [{"text": "w1 " * 200}], tmp_path, base=base)
+    usage = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(FinetraceError, match=r"0\.00 GiB free, and the result and its checkpoints need"):
+        train(RECIPE, ROWS, tmp_path, base=base)
 
 
 def test_progress_tells_the_loss(base, tmp_path):

@@ -18,7 +18,7 @@ from finetrace.models.loading import load_model, nf4, quiet
 from finetrace.models.source import Source, one_line
 from finetrace.models.supervised import IGNORED, Sample
 
-__all__ = ["Trainable", "check_packing", "compute_dtype", "target_losses", "trainable"]
+__all__ = ["Trainable", "check_length", "check_packing", "compute_dtype", "target_losses", "trainable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,16 +119,25 @@ def _linears(base: Any) -> list[str]:
 
 
 def _check_layers(base: Any, lora: Lora) -> None:
-    known = set(_linears(base))
+    known = {name.split(".")[-1] for name, _ in base.named_modules()}
     wrong = [target for target in lora.targets if target != ALL_LINEAR and target.split(".")[-1] not in known]
     if wrong:
         raise BadInput(
-            f"lora.targets names {', '.join(wrong)}, which this base has not; it has {', '.join(sorted(known))}."
+            f"lora.targets names {', '.join(wrong)}, which this base has not; it has {', '.join(_linears(base))}."
         )
     count = base.config.get_text_config(decoder=True).num_hidden_layers
     far = [layer for layer in lora.layers or () if layer >= count]
     if far:
         raise BadInput(f"lora.layers names layer {far[0]}, and this base has layers 0 to {count - 1}.")
+
+
+def check_length(model: Any, longest: int) -> None:
+    """A BadInput if a row of `longest` tokens is more than the base was made to read."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise BadInput(
+            f"Rows have up to {longest} tokens and this base reads {limit}: use data.max_tokens={limit}."
+        )
 
 
 def target_losses(model: Any, inputs: dict[str, torch.Tensor], *, partial: bool) -> torch.Tensor:

@@ -19,7 +19,14 @@ from finetrace.core.files import read_json, write_json
 from finetrace.data.rows import Row, read_rows
 from finetrace.finetune import checkpoint as saved
 from finetrace.finetune.batches import Collator, Order, Prepared, Truncation, pack, prepare
-from finetrace.finetune.model import Trainable, check_packing, compute_dtype, flat_attention, trainable
+from finetrace.finetune.model import (
+    Trainable,
+    check_length,
+    check_packing,
+    compute_dtype,
+    flat_attention,
+    trainable,
+)
 from finetrace.finetune.progress import Progress, silent
 from finetrace.finetune.recipe import TrainRecipe
 from finetrace.finetune.scan import ScanResult, require_reason, scan
@@ -105,6 +112,8 @@ def train(
         _seed(recipe.train.seed)
         model = trainable(work.recipe, work.source, work.device)
         items: Sequence[Any] = work.prepared.examples
+        check_length(model.model, max(map(len, items)))
+        _check_room(work, model)
         if work.recipe.data.packing:
             check_packing(model.model, items, work.pad)
             items = pack(items, work.recipe.data.max_tokens)
@@ -358,6 +367,21 @@ def _curve(trained: Trained, log: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _finite(model: Any) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)
+
+
+def _check_room(work: _Work, model: Trainable) -> None:
+    """A FinetraceError if the result would not fit on the disk: better before the training than after it."""
+    recipe = work.recipe.train
+    # A checkpoint holds the weights twice (one of them for use) and AdamW's two moments; a new one comes before an old goes.
+    copies = 1 + 4 * (recipe.keep + 1) * bool(recipe.checkpoint_every)
+    needed = 4 * model.parameters * copies
+    work.out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(work.out).free
+    if free < needed:
+        raise FinetraceError(
+            f"{work.out} has {free / 2**30:.2f} GiB free, and the result and its checkpoints need "
+            f"{needed / 2**30:.2f} GiB: free some space, or use a lower train.keep or train.checkpoint_every=0."
+        )
 
 
 def _seed(seed: int) -> None:
