@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from finetrace.weights.groups import Group
 SHAPES = {"a": (3, 5), "b": (4, 2)}
 
 
-def group(name: str = "safety_top", unit="entries", **places: list[int]) -> Group:
+def group(name: str = "safety_top", unit: Any = "entries", **places: list[int]) -> Group:
     return Group(name, unit, {m: torch.tensor(ids, dtype=torch.int64) for m, ids in places.items()})
 
 
@@ -44,7 +45,7 @@ def test_what_was_saved_comes_back(
     folder = tmp_path_factory.mktemp("groups")
     entries = {m: sorted(data.draw(st.sets(st.integers(0, o * i - 1)))) for m, (o, i) in SHAPES.items()}
     rows = {m: sorted(data.draw(st.sets(st.integers(0, o - 1)))) for m, (o, _) in SHAPES.items()}
-    made = [group("safety_top", **entries), group("random", "rows", **rows)]
+    made = [group("safety_top", "entries", **entries), group("random", "rows", **rows)]
     save(folder, made, {"n": 4}, shapes=SHAPES, compact=compact)
     found = load(folder)
     assert found.shapes == SHAPES

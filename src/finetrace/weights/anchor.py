@@ -68,7 +68,8 @@ def _extra(delta: Delta, group: Group, factor: float) -> Extra:
         return whole_rows
     with torch.no_grad():
         values = delta.entries(rows, columns).float().cpu() * factor
-    part = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, delta.shape, is_coalesced=True)
+    places = torch.stack([rows, columns])
+    part = torch.sparse_coo_tensor(places, values, delta.shape, is_coalesced=True, check_invariants=True)
 
     def entries(x: Float[Tensor, "*any in"]) -> Float[Tensor, "*any out"]:
         nonlocal part

@@ -353,8 +353,10 @@ class _Pass:
             try:
                 self._run(model, given)
             except _Mixed:
-                # The first forward finds this out, before anything has been added up.
+                # The first forward finds this out, before any gradient has been added up.
                 batch = 1
+                for squares in self.squares:
+                    squares.clear()
                 continue
             done += len(rows)
             yield done
@@ -411,7 +413,7 @@ class _Pass:
             ]
             # Without their places, all of an expert's tokens count.
             kept = [x[mask] if together else x.flatten(0, -2)[: None if mask.any() else 0] for mask in masks]
-            now.seen, now.seen_squares = x, [part.detach().double().square_().sum(0) for part in kept]
+            now.seen, now.seen_squares = x, [part.detach().double().square().sum(0) for part in kept]
         for half, squares in enumerate(now.seen_squares):
             held = self.squares[half]
             held[name] = held[name] + squares if name in held else squares
