@@ -36,6 +36,13 @@ def test_a_file_of_ones_own_by_path_and_by_name(tmp_path: Path):
     assert compose(["recipe=mine", "lr=2e-3"], tmp_path).train.lr == 2e-3
 
 
+def test_another_model_forgets_the_revision_of_the_files(tmp_path: Path):
+    word = write(tmp_path / "mine.yaml", "model: org/mine\nrevision: abc\n")
+    assert compose([word]).revision == "abc"
+    assert compose([word, "model=org/other"]).revision is None
+    assert compose([word, "model=org/other", "revision=def"]).revision == "def"
+
+
 def test_ones_own_recipe_wins_over_a_shipped_one_of_the_same_name(tmp_path: Path):
     write(tmp_path / "seed000_tinyllama.yaml", "model: org/mine\n")
     assert compose(["recipe=seed000_tinyllama"], tmp_path).model == "org/mine"
