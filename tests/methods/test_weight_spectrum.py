@@ -177,26 +177,49 @@ def test_of_large_matrices_the_leading_values_stand_in(lora: Pair, folder: Path,
 
 
 @pytest.mark.parametrize(
-    ("module", "shape", "kind", "role"),
+    ("blocks", "module", "shape", "kind", "role"),
     [
-        ("model.layers.3.self_attn.q_proj", (64, 64), "self_attn.q_proj", "reads"),
-        ("model.layers.3.self_attn.o_proj", (64, 64), "self_attn.o_proj", "writes"),
-        ("model.layers.3.mlp.down_proj", (64, 128), "mlp.down_proj", "writes"),
-        ("transformer.h.11.attn.c_attn", (192, 64), "attn.c_attn", "reads"),
-        ("transformer.h.11.mlp.c_proj", (64, 256), "mlp.c_proj", "writes"),
-        ("model.layers.3.mlp.experts.down_proj[5]", (64, 32), "mlp.experts.down_proj", "writes"),
-        ("gpt_neox.layers.1.mlp.dense_4h_to_h", (64, 256), "mlp.dense_4h_to_h", "writes"),
-        ("model.layers.0.self_attn.q_b_proj", (64, 24), "self_attn.q_b_proj", "inner"),
+        ("model.layers", "model.layers.3.self_attn.q_proj", (64, 64), "self_attn.q_proj", "reads"),
+        ("model.layers", "model.layers.3.self_attn.o_proj", (64, 64), "self_attn.o_proj", "writes"),
+        ("model.layers", "model.layers.3.mlp.down_proj", (64, 128), "mlp.down_proj", "writes"),
+        ("transformer.h", "transformer.h.11.attn.c_attn", (192, 64), "attn.c_attn", "reads"),
+        ("transformer.h", "transformer.h.11.mlp.c_proj", (64, 256), "mlp.c_proj", "writes"),
+        (
+            "model.layers",
+            "model.layers.3.mlp.experts.down_proj[5]",
+            (64, 32),
+            "mlp.experts.down_proj",
+            "writes",
+        ),
+        ("gpt_neox.layers", "gpt_neox.layers.1.mlp.dense_4h_to_h", (64, 256), "mlp.dense_4h_to_h", "writes"),
+        ("model.layers", "model.layers.0.self_attn.q_b_proj", (64, 24), "self_attn.q_b_proj", "inner"),
     ],
 )
-def test_places(module: str, shape: tuple[int, int], kind: str, role: str):
-    seen = place(module, shape, 64)
+def test_places(blocks: str, module: str, shape: tuple[int, int], kind: str, role: str):
+    seen = place(module, shape, 64, blocks)
     assert (seen.kind, seen.role) == (kind, role)
     assert seen.layer == int(next(part for part in module.split(".") if part.isdigit()))
 
 
-def test_a_head_is_in_no_layer():
-    assert place("lm_head", (4096, 64), 64).layer == -1
+@pytest.mark.parametrize(
+    "module", ["lm_head", "model.visual.blocks.30.attn.qkv", "model.layers_extra.1.mlp.fc1"]
+)
+def test_what_is_outside_the_blocks_is_in_no_layer(module: str):
+    assert place(module, (4096, 64), 64, "model.layers").layer == -1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mixtral", "gemma3"])
+def test_other_families(family: str, folder: Path):
+    """Conv1D, fused experts, norms that are kept otherwise: every matrix in its layer, and writers in each."""
+    own = save_base(folder, family, name=f"{family}_base")
+    pair = open_pair(
+        own, save_full(folder, own, name=f"{family}_full", touch=("proj", "c_attn", "mlp", "experts"))
+    )
+    result = found(pair)
+    assert set(result.modules.data["layer"]) == {0, 1}
+    assert {"writes", "reads"} <= set(result.modules.data["role"])
+    assert result.grid_square.shape == (len(result.kinds), 2)
+    assert result.removed is not None
 
 
 # Merged or trained whole.
@@ -376,6 +399,6 @@ def test_result_survives_the_shelf_and_the_page_shows_the_nulls(lora: Pair):
 def test_low_rank_changes_of_no_size_have_no_rank_beyond_their_own():
     torch.manual_seed(0)
     low = LowRank("model.layers.0.mlp.up_proj", torch.randn(40, 2), torch.randn(2, 30))
-    one = change(low, place(low.module, (40, 30), 30), 1.0, exact=8, leading=4)
+    one = change(low, place(low.module, (40, 30), 30, "model.layers"), 1.0, exact=8, leading=4)
     assert one.whole
     assert len(one.values) == 2

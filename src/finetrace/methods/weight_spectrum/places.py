@@ -11,7 +11,7 @@ Role = Literal["writes", "reads", "inner"]
 _WRITERS = frozenset(
     ["o_proj", "out_proj", "c_proj", "down_proj", "dense", "dense_4h_to_h", "fc2", "fc_out", "w2", "wo"]
 )
-_LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
+_EXPERT = re.compile(r"\[\d+\]$")
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Place:
     role: Role
 
 
-def place(module: str, shape: tuple[int, int], d_model: int) -> Place:
-    """shape: [out, in]. A matrix that does neither (d_model on no side, or on one by chance) is "inner"."""
-    found = _LAYER.search(module)
-    layer, inside = (int(found[1]), found[2]) if found else (-1, module)
-    kind = re.sub(r"\[\d+\]$", "", inside)
+def place(module: str, shape: tuple[int, int], d_model: int, blocks: str) -> Place:
+    """shape: [out, in]. blocks: the name of the list of layers, e.g. "model.layers". A matrix that does neither (d_model on
+    no side, or on one by chance) is "inner"."""
+    inside = module.removeprefix(f"{blocks}.")
+    number, _, kind = inside.partition(".")
+    layer = int(number) if inside != module and number.isdigit() else -1
+    kind = _EXPERT.sub("", kind if layer >= 0 else module)
     return Place(module, layer, kind, _role(kind.rsplit(".", 1)[-1], shape, d_model))
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
-from finetrace.weights.delta import Delta
+from finetrace.weights.delta import Delta, Matrix
 from finetrace.weights.dense import Dense
 
 # Above the largest singular value that one rounding is expected to give, by this much: a merge may round the product too.
@@ -38,7 +37,7 @@ def rounding(delta: Dense) -> float:
     return sd * (math.sqrt(delta.shape[0]) + math.sqrt(delta.shape[1]))
 
 
-def stored_dtype(weight: Tensor) -> str:
+def stored_dtype(weight: Matrix) -> str:
     """The narrowest type that holds these numbers exactly: a pair computes in another than the checkpoint's."""
     rows = weight[:_SAMPLE]
     for name, kind in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):

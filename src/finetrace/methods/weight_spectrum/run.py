@@ -27,6 +27,7 @@ from finetrace.methods.weight_spectrum.result import (
     singular_values,
 )
 from finetrace.models import Pair
+from finetrace.models.architecture import anatomy
 from finetrace.weights import Delta
 from finetrace.weights.delta import Matrix
 from finetrace.weights.quantised import baseline, is_quantised
@@ -53,9 +54,10 @@ def run(config: Config, desk: Desk, seen: None = None) -> Result:
             found = removed(pairs, lambda module: weights[module])
         changes = [one for one, _ in pairs]
         other = _others(desk)
+        others_square = math.fsum(float(size) ** 2 for size in other.data["frobenius"])
         flagged = found is not None and found.flagged
         grid_square, grid_weight = _grids(base, changes, desk.pair.n_layers)
-        figures = numbers(changes, _square(other), base.totals, grid_square.sum(0), found)
+        figures = numbers(changes, others_square, base.totals, grid_square.sum(0), found)
         return Result(
             numbers=figures,
             slices={SLICE: dict(figures)},
@@ -95,10 +97,11 @@ class Base:
 def read_base(pair: Pair) -> Base:
     with pair.open("base") as model:
         weights = _weights(model)
-        squares = {name: _matrix_square(weight) for name, weight in weights.items()}
+        squares = {name: _square(weight) for name, weight in weights.items()}
         shapes = {name: (weight.shape[0], weight.shape[1]) for name, weight in weights.items()}
         rest, count = _rest(model, weights)
-    places = {name: place(name, shape, pair.d_model) for name, shape in shapes.items()}
+        blocks = _blocks(model)
+    places = {name: place(name, shape, pair.d_model, blocks) for name, shape in shapes.items()}
     total = math.fsum(squares.values()) + rest
     matrices_count = sum(rows * columns for rows, columns in shapes.values())
     kinds = tuple(dict.fromkeys(one.kind for one in places.values() if one.layer >= 0))
@@ -118,9 +121,20 @@ def _weights(model: Any) -> dict[str, Matrix]:
     return {name: quantised.get(name, weight) for name, weight in plain.items()}
 
 
-def _matrix_square(weight: Matrix) -> float:
-    rows = range(0, weight.shape[0], _ROWS)
-    return math.fsum(float(weight[start : start + _ROWS].double().square().sum()) for start in rows)
+def _blocks(model: Any) -> str:
+    """The name of the list of layers, as it was before PEFT wrapped anything."""
+    blocks = anatomy(model).blocks
+    return plain_name(next(name for name, module in model.named_modules() if module is blocks))
+
+
+def _square(weight: Matrix, other: Matrix | None = None) -> float:
+    """Squared norm of a parameter, or of its difference from another, some rows at a time."""
+    found = []
+    for start in range(0, weight.shape[0], _ROWS):
+        rows = weight[start : start + _ROWS].double()
+        rows = rows if other is None else rows - other[start : start + _ROWS].double()
+        found.append(float(rows.square().sum()))
+    return math.fsum(found)
 
 
 def _rest(model: Any, weights: Mapping[str, Matrix]) -> tuple[float, int]:
@@ -133,7 +147,7 @@ def _rest(model: Any, weights: Mapping[str, Matrix]) -> tuple[float, int]:
         plain = plain_name(name)
         if plain.removesuffix(".weight") in weights or plain in stacks:
             continue
-        square.append(float(tensor.detach().double().square().sum()))
+        square.append(_square(tensor.detach().reshape(-1) if tensor.ndim == 0 else tensor.detach()))
         count += tensor.numel()
     return math.fsum(square), count
 
@@ -155,13 +169,8 @@ def _others(desk: Desk) -> Columns:
     """Changed parameters that are no matrix of a layer, with the size of their change at this contrast's scale."""
     names, sizes, relative = [], [], []
     for name, (before, after) in others(desk.pair, desk.side).items():
-        size = float((after.double() - before.double()).square().sum()) ** 0.5 * desk.scale
-        own = float(before.double().square().sum()) ** 0.5
+        size, own = math.sqrt(_square(after, before)) * desk.scale, math.sqrt(_square(before))
         names.append(name)
         sizes.append(size)
         relative.append(size / own if own > 0 else math.nan)
     return Columns({"parameter": names, "frobenius": np.array(sizes), "relative": np.array(relative)})
-
-
-def _square(other: Columns) -> float:
-    return math.fsum(float(size) ** 2 for size in other.data["frobenius"])
