@@ -84,8 +84,8 @@ def test_audit_writes_its_three_files_and_says_where(models, tmp_path, monkeypat
     assert report["methods"]["kl"]["numbers"]["kl_mean"]["nulls"]["k"] == 4
     assert (tmp_path / "out" / "model-card.md").exists()
     assert run(monkeypatch, "list", "runs", "--in", tmp_path / "out", "--json") == 0
-    # Three methods on the pair, itself, four nulls and four doses.
-    assert len(json.loads(capsys.readouterr().out)) == 3 * 10
+    # Three methods on the pair, itself, four nulls and four doses; the one of weights not on itself.
+    assert len(json.loads(capsys.readouterr().out)) == 3 * 10 + 9
 
 
 def test_report_is_drawn_again_without_models(models, tmp_path, monkeypatch):
@@ -267,6 +267,9 @@ def test_wrong_data(text, words, models, tmp_path, monkeypatch, capsys):
     ("words", "said"),
     [
         (["--methods", "kll"], "Did you mean 'kl'"),
+        (["--set", "kl.passage=4"], "has no option 'passage'. Did you mean 'passages'?"),
+        (["--set", "kl.passages=many"], "it takes a whole number"),
+        (["--safety-set", "/nowhere/chats.jsonl"], "The safety set /nowhere/chats.jsonl does not exist"),
         (["--data", "/nowhere/rows.jsonl"], "does not exist"),
         (["--fail-on", "kl_mean"], "--fail-on"),
         (["--null", "/nowhere/null"], "/nowhere/null"),
