@@ -85,8 +85,8 @@ def test_what_is_not_adapted_is_no_data_and_never_a_zero():
     again = analyse(both, CONTRASTS, SIZES)
     assert comparison(again).theta.value == pytest.approx(comparison(found).theta.value, abs=0.02)
     assert (again.groups[0].adapted, again.groups[0].matrices) == (320, 8)
-    adapted = dict(zip(zip(again.counts.data["group"], again.counts.data["layer"], strict=True), again.counts.data["adapted"], strict=True))  # fmt: skip
-    assert adapted["safety_only", 3] == 40
+    counts = zip(*(again.counts.data[key] for key in ("layer", "adapted")), strict=True)
+    assert [tuple(map(int, pair)) for pair in counts] == [(layer, 40) for layer in range(8)]
 
 
 def test_seeds_and_steps():

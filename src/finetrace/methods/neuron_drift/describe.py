@@ -23,6 +23,9 @@ from finetrace.core.result import Columns
 from finetrace.methods.neuron_drift.result import Analysis, Anchor, Comparison, Result
 from finetrace.methods.neuron_drift.words import NUMBERS, control, group
 
+BALANCED = 0.1
+"""Standardised gap up to which matching is taken to have worked."""
+
 
 def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     """Verdicts first, then what they rest on: groups, matching, reliability, the margin; then the seed's own figures. nulls:
@@ -79,6 +82,14 @@ def _warnings(result: Result) -> list[str]:
         f"{group(c.group)} against {control(c.kind)}: undecided, {c.reason}."
         for c in analysis.comparisons
         if c.word == "undecided" and c.reason
+    ]
+    found += [
+        f"{group(c.group)} against {control(c.kind)}: matching left a gap of {gap:.2f} standard deviations in the {what}, "
+        "which alone can move the ratio by a few percent."
+        for c in analysis.comparisons
+        if c.kind == "matched"
+        for what, gap in c.balance.items()
+        if abs(gap) > BALANCED
     ]
     partly = [g for g in analysis.groups if g.entries and g.adapted < g.entries]
     if partly:
@@ -308,8 +319,8 @@ def _seed003(result: Result) -> Table:
     )
     note = (
         "Not to be decided by: weights that were never adapted are pooled in as 0, relative change divides by single weights "
-        "(so random weights, which are small, seem to move most), d is from summaries, and its rule, a gap of mean changes "
-        f"above 0.01, is far above any change a LoRA makes. {rule}"
+        "(so random weights, many of which are tiny, seem to move most), d is from summaries, and its rule wants mean changes "
+        f"that differ by 0.01, more than most LoRAs change a weight at all. {rule}"
     )
     return Table("seed003", "As seed 003 computed it", tuple(table), rows, note)
 
