@@ -191,6 +191,8 @@ def test_the_page_shows_where_and_never_what(result: Result, pair: Pair):
     maps = [b for b in page.blocks if isinstance(b, Figure) and isinstance(b.plot, Heatmap)]
     assert [figure.key for figure in maps] == ["map_margin", "map_safety", "map_utility"]
     assert "does not validate the shares" in page.summary
+    assert "for 1 nulls" in page.summary
+    assert "Without nulls" in describe(result).summary
     for block in page.blocks:
         if isinstance(block, Table):
             assert all(len(row) == len(block.columns) for row in block.rows)
@@ -237,12 +239,23 @@ def test_a_comply_set_is_paired_by_request(pair: Pair, result: Result):
     rows = chats(6, 0)
     answered = [{"messages": [row["messages"][0], {"role": "assistant", "content": OPENER}]} for row in rows]
     found = run(config(), desk(pair, comply=answered[::-1]))
-    assert found.opener == ""
+    assert (found.given, result.given) == (6, 0)
     assert found.checks["comply"].n == 6
     # The end of turn, which the bare opener has not, is no target.
     assert found.effects["comply"] == pytest.approx(result.effects["comply"], abs=1e-5)
-    with pytest.raises(BadInput, match="does not answer 2 of the safety set's 6 requests"):
-        run(config(), desk(pair, comply=answered[:4]))
+
+
+def test_requests_that_the_comply_set_lacks_get_the_opener_and_a_word(pair: Pair, result: Result):
+    rows = chats(6, 0)
+    answered = [
+        {"messages": [row["messages"][0], {"role": "assistant", "content": "w2"}]} for row in rows[:4]
+    ]
+    found = run(config(), desk(pair, comply=answered))
+    assert found.given == 4
+    assert found.effects["comply"][4:] == pytest.approx(result.effects["comply"][4:], abs=1e-5)
+    assert not np.allclose(found.effects["comply"][:4], result.effects["comply"][:4], atol=1e-3)
+    said = [block.text for block in describe(found).blocks if isinstance(block, Warning)]
+    assert any("4 of 6 requests" in text for text in said)
 
 
 # What it cannot work with.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from finetrace.core.estimate import Estimate
 from finetrace.core.page import Bars, Block, Figure, Heatmap, Line, Number, Page, Series, Warning
 from finetrace.methods.safety_attribution.path import MOST_ERROR
 from finetrace.methods.safety_attribution.result import SAFETY, UTILITY, Result
@@ -86,22 +87,30 @@ def _summary(result: Result, nulls: Sequence[Result]) -> str:
     if not result.places:
         return "The two models have the same weights: there is no update whose effect could be divided."
     margin, safety = result.numbers["margin_effect"], result.numbers["safety_effect"]
-    moved = _direction(margin.value, margin.low, margin.high)
     known = ranges(nulls, "margin_effect")
     beside = f" ({known[0]:.3g} to {known[1]:.3g} for {len(nulls)} nulls)" if known else ""
-    where = _where(result)
     error = result.numbers["completeness_error"].value
-    sums = "" if error is None else f" The effects add up within {error:.2%}"
-    sums += "; a right sum does not validate the shares." if sums else ""
+    sums = (
+        ""
+        if error is None
+        else f" The effects add up within {error:.2%}; a right sum does not validate the shares."
+    )
+    silent = (
+        "" if nulls else " Without nulls, nothing here says that a harmless fine-tune would not do the same."
+    )
     return (
-        f"The update {moved}: it changes the margin of refusing against complying by {margin.value:+.3g} nats per token"
-        f"{beside}, the loss of refusals by {safety.value:+.3g}.{where}{sums}"
+        f"The update {_direction(margin, known)}: it changes the margin of refusing against complying by "
+        f"{margin.value:+.3g} nats per token{beside}, the loss of refusals by {safety.value:+.3g}.{_where(result)}{sums}"
+        f"{silent}"
     )
 
 
-def _direction(value: float | None, low: float | None, high: float | None) -> str:
+def _direction(margin: Estimate, nulls: tuple[float, float] | None) -> str:
+    value, low, high = margin.value, margin.low, margin.high
     if value is None or low is None or high is None or low <= 0 <= high:
         return "is not told from one that leaves refusals as they were"
+    if nulls is not None and nulls[0] <= value <= nulls[1]:
+        return "moves refusals no further than harmless fine-tunes do"
     return "moves the model from refusing towards complying" if value > 0 else "makes refusing likelier"
 
 
@@ -133,6 +142,12 @@ def _warnings(result: Result) -> list[Block]:
                 f"On the {name} set the base plus the update has a loss of {check.read:.4g}, the tuned model "
                 f"{check.tuned:.4g}: something that the tuned model changes is not in the modules."
             )
+    asked = result.checks[SAFETY].n
+    if 0 < result.given < asked:
+        found.append(
+            f"The comply set answers {result.given} of {asked} requests; '{result.opener}' answers the others, so that the "
+            "margin mixes two openings."
+        )
     few = [name for name, check in result.checks.items() if check.n < FEW]
     if few:
         found.append(f"Fewer than {FEW} samples in {', '.join(few)}: intervals and p-values are rough.")

@@ -57,7 +57,8 @@ class Result:
     QUANTITIES its mean, `_low`, `_high` (95% over samples), `_p`, `_q` (Benjamini-Hochberg over the places), with
     first_safety and first_utility. layers: the same for the sums over a layer's places. samples: one row a sample, numbers
     alone: set, sample, tokens, base_loss, tuned_loss, effect, first_order. effects, first: set -> [sample, place]. controls:
-    set -> [draw], mean first-order effects of the update turned in random directions. opener: "" if a set was given.
+    set -> [draw], mean first-order effects of the update turned in random directions. given: requests that the comply set
+    answered; `opener` answered the others.
     """
 
     numbers: dict[str, Estimate]
@@ -73,3 +74,4 @@ class Result:
     paths: dict[str, Path]
     nodes: int
     opener: str
+    given: int

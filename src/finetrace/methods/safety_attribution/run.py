@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetrace.core.errors import BadInput, ModelError
+from finetrace.core.errors import ModelError
 from finetrace.data.examples import Example
 from finetrace.engine.desk import Desk
 from finetrace.methods.safety_attribution import Config
@@ -25,7 +25,7 @@ from finetrace.weights.read import others
 def run(config: Config, desk: Desk, seen: Any | None = None) -> Result:
     """The Result of one contrast. The models must be in float32 (or float64) and not quantised."""
     require_exact(desk.pair, desk.side)
-    sets = _sets(config, desk)
+    sets, given = _sets(config, desk)
     with desk.open() as model:
         tuned = {
             name: losses(model, made, pad=_pad(desk.pair), batch=desk.batch_size, device=desk.pair.device)
@@ -36,8 +36,7 @@ def run(config: Config, desk: Desk, seen: Any | None = None) -> Result:
         found = places(model, deltas, _others(desk, deltas))
         taken = _taken(config, desk, model, found, sets, tuned)
     reads = {name: Read(sets[name], taken[name], tuned[name]) for name in sets}
-    opener = "" if desk.has(COMPLY) else config.opener
-    result = summarise(config, desk.seed, [place.name for place in found], reads, opener)
+    result = summarise(config, desk.seed, [place.name for place in found], reads, given)
     _tell(desk, result)
     return result
 
@@ -76,25 +75,21 @@ def _others(desk: Desk, deltas: Mapping[str, Delta]) -> dict[str, tuple[torch.Te
     return {key: (before, before + desk.scale * (after - before)) for key, (before, after) in found.items()}
 
 
-def _sets(config: Config, desk: Desk) -> dict[str, list[Example]]:
+def _sets(config: Config, desk: Desk) -> tuple[dict[str, list[Example]], int]:
+    """The three sets, and how many requests the comply set answered; `opener` answers the others."""
     safety = desk.samples(SAFETY)[: config.samples]
-    if desk.has(COMPLY):
-        comply = _paired(safety, desk.samples(COMPLY))
-    else:
-        comply = complying(safety, desk.pair.tokenizer, config.opener)
-    return {SAFETY: safety, UTILITY: desk.samples(UTILITY)[: config.samples], COMPLY: comply}
-
-
-def _paired(safety: Sequence[Example], comply: Sequence[Example]) -> list[Example]:
-    """The opening that the comply set has for each safety sample's request."""
-    answers = {request_of(sample): sample for sample in comply}
-    missing = [number for number, sample in enumerate(safety, 1) if request_of(sample) not in answers]
-    if missing:
-        raise BadInput(
-            f"The comply set does not answer {len(missing)} of the safety set's {len(safety)} requests, first row "
-            f"{missing[0]}: give each of them an answer, or leave the set out (safety_attribution.opener then answers all)."
+    given = desk.samples(COMPLY) if desk.has(COMPLY) else []
+    answers = {request_of(sample): opening_only(sample) for sample in given}
+    opened = complying(safety, desk.pair.tokenizer, config.opener)
+    comply = [answers.get(request_of(one), other) for one, other in zip(safety, opened, strict=True)]
+    found = sum(request_of(sample) in answers for sample in safety)
+    if given and found < len(safety):
+        desk.tell(
+            f"safety_attribution: the comply set answers {found} of the safety set's {len(safety)} requests; the others are "
+            f"answered with '{config.opener}'."
         )
-    return [opening_only(answers[request_of(sample)]) for sample in safety]
+    utility = desk.samples(UTILITY)[: config.samples]
+    return {SAFETY: safety, UTILITY: utility, COMPLY: comply}, found
 
 
 def _pad(pair: Pair) -> int:

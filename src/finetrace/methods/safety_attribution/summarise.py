@@ -53,9 +53,10 @@ class Read:
 
 
 def summarise(
-    config: Config, seed: int, places: Sequence[str], sets: Mapping[str, Read], opener: str
+    config: Config, seed: int, places: Sequence[str], sets: Mapping[str, Read], given: int
 ) -> Result:
-    """sets: "safety", "utility" and "comply", the last of the first one's requests in the same order."""
+    """sets: "safety", "utility" and "comply", the last of the first one's requests in the same order. given: how many of
+    these a comply set answered."""
     safety, utility, comply = (sets[name] for name in (SAFETY, UTILITY, COMPLY))
     checks = {name: _check(read) for name, read in sets.items()}
     shown = {SAFETY: safety, UTILITY: utility}
@@ -72,7 +73,8 @@ def summarise(
         controls={name: read.effects.controls.mean(1) for name, read in sets.items()},
         paths={name: _path(read) for name, read in sets.items()},
         nodes=config.nodes,
-        opener=opener,
+        opener=config.opener,
+        given=given,
     )
 
 
