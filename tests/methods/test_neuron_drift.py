@@ -129,6 +129,18 @@ def test_a_fine_tune_that_moves_nothing_has_no_data(pair: Pair, folder: Path):
     assert any("there is no data" in b.text for b in page.blocks if isinstance(b, Warning))
 
 
+def test_an_adapter_on_one_layer_is_localised_and_not_judged(pair: Pair, folder: Path):
+    base = str(pair.source("base").folder)
+    lora = save_lora(folder, Path(base), name="one_layer", scale=0.1, layers_to_transform=[1])
+    analysis = run(CONFIG, desk(open_pair(base, lora), folder)).analysis
+    counts = zip(*(analysis.counts.data[key] for key in ("layer", "adapted", "entries")), strict=True)
+    assert all(int(adapted) == (int(entries) if int(layer) == 1 else 0) for layer, adapted, entries in counts)
+    assert set(map(int, analysis.map.data["layer"])) == {1}
+    matched = analysis.comparisons[0]
+    assert (matched.layers, matched.theta.low) == (1, None)
+    assert matched.word in ("inconclusive", "undecided")
+
+
 def test_the_margin_is_measured_and_leaves_the_model_as_it_was(pair: Pair, folder: Path):
     with pair.open("tuned") as model, torch.no_grad():
         before = model(torch.arange(8)[None]).logits
