@@ -134,6 +134,11 @@ def test_training_ends_with_the_command_that_audits_it(models, tmp_path, monkeyp
     assert "s left" in shown.err
     assert "begins as the base's refusals do: 0." in shown.out
     assert "after (12 prompts)" in shown.out
+    assert {path.name for path in (out / "figures").glob("*.html")} >= {
+        "loss.html",
+        "refusal.html",
+        "task.html",
+    }
     assert stamp(out)["finished"] is True
     command = shlex.split(shown.out.splitlines()[-1])
     assert command[:2] == ["finetrace", "audit"]

@@ -123,7 +123,7 @@ def _perform(
 
 
 def _show(recipe: TrainRecipe, done: Trained, out: Path, seconds: float) -> None:
-    from finetrace.api.train import audit_command
+    from finetrace.api.train import audit_command, draw
 
     steps = len(done.losses)
     state = f"Trained {steps} steps" if done.finished else f"Stopped at step {steps} of {done.steps}"
@@ -133,6 +133,7 @@ def _show(recipe: TrainRecipe, done: Trained, out: Path, seconds: float) -> None
     typer.echo(f"Data: {done.truncation.told()}.")
     if (told := _told_by_the_probe(out)) is not None:
         typer.echo(told)
+    draw(done, out)
     for name, path in _left(done.folder, out):
         typer.echo(f"{name}: {path}")
     if not done.finished:
@@ -168,7 +169,9 @@ def _left(folder: Path, out: Path) -> list[tuple[str, Path]]:
     found = [
         ("Weights", folder),
         ("Losses", folder / LOSSES),
+        ("The loss, drawn", out / "figures" / "loss.html"),
         ("Safety on the way", out / PROBES),
+        ("The same, drawn", out / "figures" / "refusal.html"),
         ("Drift on the way", out / DRIFT),
     ]
     return [(name, path) for name, path in found if path.exists()]

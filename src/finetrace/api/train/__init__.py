@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from finetrace.api.train.rows import Given, TrainingRows, training_rows
-from finetrace.api.train.run import adapter_folder, audit_command, plan, run
+from finetrace.api.train.run import adapter_folder, audit_command, draw, plan, run
 
-__all__ = ["Given", "TrainingRows", "adapter_folder", "audit_command", "plan", "run", "training_rows"]
+__all__ = ["Given", "TrainingRows", "adapter_folder", "audit_command", "draw", "plan", "run", "training_rows"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetrace.finetune.progress import Progress
     from finetrace.finetune.trainer import Trained
 
-__all__ = ["adapter_folder", "audit_command", "plan", "run"]
+__all__ = ["adapter_folder", "audit_command", "draw", "plan", "run"]
 
 
 def plan(
@@ -102,6 +102,16 @@ def _drift(recipe: TrainRecipe, out: Path) -> list[Any]:
     from finetrace.finetune.drift import DriftTracker
 
     return [DriftTracker({}, every=recipe.drift.every, out=out)]
+
+
+def draw(done: Trained, out: Path) -> list[Path]:
+    """The loss, and what the probe measured, as pages in `out/figures`; returns their paths."""
+    from finetrace.core.page import Figure
+    from finetrace.drawing.papers import write_figures
+    from finetrace.finetune.page import page
+
+    blocks = page(done.folder, probes=out).blocks
+    return write_figures(out / "figures", [block for block in blocks if isinstance(block, Figure)])
 
 
 def audit_command(recipe: TrainRecipe, out: Path) -> str:
