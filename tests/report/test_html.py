@@ -158,6 +158,15 @@ def test_the_charts_data_cannot_end_its_element_and_is_whole(seen: Seen):
     assert len(places) == len(figures())
 
 
+def test_figures_of_a_method_of_two_words_have_a_place():
+    """An element's id has hyphens where the method's name has underscores: the figures go by it too."""
+    found = sample_findings()
+    renamed = replace(found.findings["kl"], method="two_words")
+    seen = read(render_html(replace(found, findings={"two_words": renamed})))
+    places = {a["id"] for t, a in seen.tags if a.get("class") == "canvas"}
+    assert set(json.loads(seen.scripts[0])["figures"]) == places != set()
+
+
 def test_ids_are_unique_and_links_lead_somewhere(seen: Seen):
     ids = [a["id"] for _, a in seen.tags if "id" in a]
     assert len(ids) == len(set(ids))

@@ -39,7 +39,7 @@ def render_html(findings: Findings) -> str:
     shown = redact(findings)
     pages = {name: view.groups(finding) for name, finding in shown.findings.items()}
     figures = {
-        drawn.id: _untitled(draw(drawn.figure))
+        _slug(drawn.id): _untitled(draw(drawn.figure))
         for groups in pages.values()
         for group in groups
         if group.kind == "figure"

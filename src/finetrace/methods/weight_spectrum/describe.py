@@ -113,7 +113,7 @@ def _map(result: Result) -> Figure:
         "Where the weights changed",
         Heatmap(tuple(str(layer) for layer in range(values.shape[1])), result.kinds, rows),
         "layer",
-        "matrix",
+        "",
         "Size of each matrix's change over its own size. Empty: not one number differs.",
     )
 
