@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from finetrace.cli import audit, bench, demo, doctor, listing, organisms, report, train
+from finetrace.cli import audit, bench, demo, doctor, drift, listing, organisms, report, train
 from finetrace.core.errors import ConfigErrors, FinetraceError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ doctor.add(app)
 organisms.add(app)
 bench.add(app)
 train.add(app)
+drift.add(app)
 
 
 def main() -> None:

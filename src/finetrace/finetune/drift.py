@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import TrainerCallback
 
 from finetrace.core.errors import BadInput, ModelError
 from finetrace.core.files import whole_file, write_text
 from finetrace.core.result import Columns
-from finetrace.finetune.moving import ALL, Moving, Places, moving, place, sums
+from finetrace.finetune.moving import ALL, Followed, Meter, Moving, follow, moving
 from finetrace.weights.groups import Group
 
 __all__ = ["ALL", "DRIFT", "DriftTracker", "read_drift"]
@@ -75,7 +74,8 @@ class DriftTracker(TrainerCallback):
         self._path = None if out is None else Path(out) / DRIFT
         self._seed = seed
         self._last = 0
-        self._moving: list[tuple[Moving, Places]] = []
+        self._followed: list[Followed] = []
+        self._meter: Meter | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._path = self._path or Path(args.output_dir) / DRIFT
@@ -107,7 +107,8 @@ class DriftTracker(TrainerCallback):
         if step:
             _restore(found, initial, wanted=old is not None and old["kept"])
         kept = _keep(found, initial) if not step else initial.is_file()
-        self._moving = [(one, place(one, self._groups, dots=self._dots)) for one in found]
+        self._followed = [follow(one, self._groups) for one in found]
+        self._meter = Meter(self._followed, dots=self._dots)
         head = _head(seed, kept, self._series())
         if old is not None and _differs(old, head):
             raise BadInput(
@@ -119,23 +120,21 @@ class DriftTracker(TrainerCallback):
 
     def _series(self) -> _Series:
         rows = [
-            (name, one.module, _layer(one.module), n, square)
-            for one, places in self._moving
-            for name, n, square in zip(places.names, places.n, places.weight_square, strict=True)
+            (name, part.one.module, _layer(part.one.module), n, square)
+            for part in self._followed
+            for name, n, square in zip(part.names, part.n, part.weight_square, strict=True)
         ]
         return _Series(*(tuple(column) for column in zip(*rows, strict=True)))
 
-    @torch.no_grad()
     def _measure(self, state: Any) -> None:
-        if not state.is_world_process_zero or state.global_step <= self._last or self._path is None:
+        if self._meter is None or state.global_step <= self._last or self._path is None:
             return
-        parts = [sums(one, places) for one, places in self._moving]
-        square, dot = torch.cat(parts, dim=1).cpu().numpy()
+        square, dot = self._meter.read().cpu().numpy()
         if not np.isfinite(square).all():
             raise ModelError(f"Training diverged: at step {state.global_step} some weights are not finite.")
         row = {
             "step": int(state.global_step),
-            "total": _total(self._moving, square),
+            "total": _total(self._followed, square),
             "square": square.tolist(),
             "dot": dot.tolist() if self._dots else None,
         }
@@ -183,11 +182,11 @@ def read_drift(folder: str | Path) -> Columns:
     )
 
 
-def _total(tracked: Sequence[tuple[Moving, Places]], square: np.ndarray) -> float | None:
+def _total(followed: Sequence[Followed], square: np.ndarray) -> float | None:
     """The norm of the whole change over all trained matrices; None where they are not tracked whole."""
-    if not all(places.whole for _, places in tracked):
+    if not all(part.one.whole for part in followed):
         return None
-    firsts = np.cumsum([0, *(len(places.names) for _, places in tracked)])[:-1]
+    firsts = np.cumsum([0, *(len(part.names) for part in followed)])[:-1]
     return math.sqrt(math.fsum(square[firsts].tolist()))
 
 

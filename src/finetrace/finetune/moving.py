@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -21,11 +21,13 @@ from finetrace.weights.quantised import is_quantised
 from finetrace.weights.read import adapter_deltas, dense_weight, layer_deltas, matrices
 from finetrace.weights.stacked import difference
 
-__all__ = ["ALL", "Moving", "Places", "moving", "place", "sums"]
+__all__ = ["ALL", "Followed", "Meter", "Moving", "follow", "moving"]
 
 ALL = "all"
 # Reading one place from the factors costs as much as this many entries of their product.
 _PLACE_COST = 4
+# Places that are added up at once, at least: what still stays in a core's cache.
+_TOGETHER = 1 << 15
 
 
 class Moving(Protocol):
@@ -238,55 +240,67 @@ def _trained(
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """Where in one matrix is measured. names: ALL first where the matrix is whole, then its groups, with their number n of
-    weights and sum of squared weights. rows, columns: ascending; of: which name each belongs to. own: its weights, if
-    inner products are wanted. tiled: whether the change is formed a few rows at a time; cuts: where each tile begins."""
+class Followed:
+    """One matrix and where in it is measured. names: ALL first where it is whole, then its groups, with their number n of
+    weights and sum of squared weights. tiles: of rows, where the change is formed; one for all of it where it is not."""
 
+    one: Moving
     names: tuple[str, ...]
     n: tuple[int, ...]
     weight_square: tuple[float, ...]
-    rows: Int[Tensor, "place"]
-    columns: Int[Tensor, "place"]
-    of: Int[Tensor, "place"]
-    own: Float[Tensor, "place"] | None
-    whole: bool
     tiled: bool
-    cuts: tuple[int, ...]
+    tiles: tuple[_Tile, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """Places in output rows start to stop: ids, flat from the first of these rows, one group after another, `lengths` of
+    each. own: the weights there as the training began, float64."""
+
+    start: int
+    stop: int
+    ids: Int[Tensor, "place"]
+    lengths: Int[Tensor, "group"]
+    own: Float[Tensor, "place"]
 
 
 @torch.no_grad()
-def place(one: Moving, groups: Mapping[str, Group], *, dots: bool) -> Places:
-    """The places of groups in one matrix; BadInput where a group was made for a matrix of another shape."""
+def follow(one: Moving, groups: Mapping[str, Group]) -> Followed:
+    """A matrix with the places of groups in it; BadInput where a group was made for one of another shape."""
     held = {name: _flat(g, one.module, one.shape) for name, g in groups.items() if len(g.of(one.module))}
-    none = torch.empty(0, dtype=torch.int64)
-    names = ((ALL,) if one.whole else ()) + tuple(held)
-    sizes = ((one.shape[0] * one.shape[1],) if one.whole else ()) + tuple(map(len, held.values()))
-    ids, order = torch.cat([*held.values(), none]).sort(stable=True)
-    of = torch.cat([torch.full((len(part),), names.index(name)) for name, part in held.items()] or [none])[
-        order
-    ]
-    tiles = torch.tensor([start * one.shape[1] for start, _ in blocks(*one.shape)])
-    cuts = (*torch.searchsorted(ids, tiles).tolist(), len(ids))
-    ids, of = ids.to(one.device), of.to(one.device)
-    rows, columns = ids // one.shape[1], ids % one.shape[1]
-    own = one.began_at(rows, columns)
-    squares = torch.zeros(len(names), dtype=torch.float64, device=one.device).index_add_(0, of, own.square())
-    if one.whole:
-        squares[0] = sum(float(one.began(*bounds).square().sum()) for bounds in blocks(*one.shape))
-    dense = isinstance(one, _Copied) or _PLACE_COST * len(ids) >= one.shape[0] * one.shape[1]
-    return Places(
-        names=names,
-        n=sizes,
-        weight_square=tuple(squares.tolist()),
-        rows=rows,
-        columns=columns,
-        of=of,
-        own=own if dots else None,
-        whole=one.whole,
-        tiled=one.whole and dense,
-        cuts=cuts,
+    size, total = one.shape[0] * one.shape[1], sum(map(len, held.values()))
+    tiled = one.whole and (isinstance(one, _Copied) or _PLACE_COST * total >= size)
+    bounds = list(blocks(*one.shape)) if tiled else [(0, one.shape[0])]
+    tiles = tuple(_tile(one, list(held.values()), *rows) for rows in bounds)
+    squares = sum(_per_group(tile.own.square(), tile.lengths) for tile in tiles)
+    everything = (
+        [sum(float(one.began(*rows).square().sum()) for rows in blocks(*one.shape))] if one.whole else []
     )
+    return Followed(
+        one=one,
+        names=((ALL,) if one.whole else ()) + tuple(held),
+        n=((size,) if one.whole else ()) + tuple(map(len, held.values())),
+        weight_square=(*everything, *torch.as_tensor(squares).tolist()),
+        tiled=tiled,
+        tiles=tiles,
+    )
+
+
+def _tile(one: Moving, held: Sequence[Int[Tensor, "n"]], start: int, stop: int) -> _Tile:
+    width = one.shape[1]
+    edges = torch.tensor([start * width, stop * width])
+    cuts = [torch.searchsorted(ids, edges).tolist() for ids in held]
+    parts = [ids[first:last] for ids, (first, last) in zip(held, cuts, strict=True)]
+    ids = torch.cat([*parts, torch.empty(0, dtype=torch.int64)]).to(one.device)
+    lengths = torch.tensor([last - first for first, last in cuts], dtype=torch.int64, device=one.device)
+    return _Tile(start, stop, ids - start * width, lengths, one.began_at(ids // width, ids % width))
+
+
+def _per_group(values: Float[Tensor, "place"], lengths: Int[Tensor, "group"]) -> Float[Tensor, "group"]:
+    """Sums over neighbouring runs of so many values."""
+    if not len(values):
+        return torch.zeros(len(lengths), dtype=values.dtype, device=values.device)
+    return torch.segment_reduce(values, "sum", lengths=lengths)
 
 
 def _flat(group: Group, module: str, shape: tuple[int, int]) -> Int[Tensor, "n"]:
@@ -302,43 +316,91 @@ def _flat(group: Group, module: str, shape: tuple[int, int]) -> Int[Tensor, "n"]
     return (ids[:, None] * shape[1] + torch.arange(shape[1])).flatten()
 
 
-@torch.no_grad()
-def sums(one: Moving, places: Places) -> Float[Tensor, "two name"]:
-    """Over the places of each name, now: squared change, and change times weight (NaN if not asked for), float64."""
-    found = torch.zeros((2, len(places.names)), dtype=torch.float64, device=one.device)
-    if places.own is None:
-        found[1] = torch.nan
-    if places.tiled:
-        _by_tiles(one, places, found)
-    else:
-        _by_places(one, places, found)
-    return found
+class Meter:
+    """The sums over all followed matrices. Places of many matrices are added up at once: on small ones most of the time
+    would go into calls."""
+
+    def __init__(self, followed: Sequence[Followed], *, dots: bool) -> None:
+        self._dots = dots
+        self._batches = list(_batches(followed, dots))
+        self._width = sum(len(one.names) for one in followed)
+
+    @torch.no_grad()
+    def read(self) -> Float[Tensor, "two name"]:
+        """For each name, matrix after matrix: squared change, and change times weight (NaN if not asked for), float64."""
+        device = self._batches[0].lengths.device
+        found = torch.zeros((2, self._width), dtype=torch.float64, device=device)
+        for batch in self._batches:
+            moved = torch.cat([part for item in batch.items for part in self._read(item, found)])
+            found[0].index_add_(0, batch.columns, _per_group(moved.square(), batch.lengths))
+            if batch.own is not None:
+                found[1].index_add_(0, batch.columns, _per_group(moved * batch.own, batch.lengths))
+        if not self._dots:
+            found[1] = torch.nan
+        return found
+
+    def _read(self, item: _Item, found: Float[Tensor, "two name"]) -> Iterator[Float[Tensor, "place"]]:
+        """The change at one matrix's places; sums over the whole of it go into `found`."""
+        one, width, place = item.followed.one, item.followed.one.shape[1], item.place
+        if not item.followed.tiled:
+            if one.whole:
+                self._read_whole(one, found[:, place])
+            yield from (one.entries(tile.ids // width, tile.ids % width) for tile in item.followed.tiles)
+            return
+        delta = one.delta()
+        for tile in item.followed.tiles:
+            change = delta.tile(tile.start, tile.stop)
+            found[0, place] += change.square().sum()
+            if self._dots:
+                found[1, place] += (change * one.began(tile.start, tile.stop)).sum()
+            yield change.flatten().index_select(0, tile.ids)
+
+    def _read_whole(self, one: Moving, found: Float[Tensor, "two"]) -> None:
+        delta = one.delta()
+        found[0] = delta.square()
+        if self._dots:
+            tiles = (delta.tile(*rows) * one.began(*rows) for rows in blocks(*one.shape))
+            found[1] = sum(float(tile.sum()) for tile in tiles)
 
 
-def _by_tiles(one: Moving, places: Places, found: Float[Tensor, "two name"]) -> None:
-    delta = one.delta()
-    for number, (start, stop) in enumerate(blocks(*one.shape)):
-        change = delta.tile(start, stop)
-        part = slice(places.cuts[number], places.cuts[number + 1])
-        moved = change[places.rows[part] - start, places.columns[part]]
-        found[0].index_add_(0, places.of[part], moved.square())
-        found[0, 0] += change.square().sum()
-        if places.own is not None:
-            found[1].index_add_(0, places.of[part], moved * places.own[part])
-            found[1, 0] += (change * one.began(start, stop)).sum()
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """place: of the matrix's first name among all."""
+
+    followed: Followed
+    place: int
 
 
-def _by_places(one: Moving, places: Places, found: Float[Tensor, "two name"]) -> None:
-    moved = one.entries(places.rows, places.columns)
-    found[0].index_add_(0, places.of, moved.square())
-    if places.own is not None:
-        found[1].index_add_(0, places.of, moved * places.own)
-    if not places.whole:
-        return
-    delta = one.delta()
-    found[0, 0] = delta.square()
-    if places.own is not None:
-        # Adapters only: others are read by tiles.
-        found[1, 0] = sum(
-            float((delta.tile(*bounds) * one.began(*bounds)).sum()) for bounds in blocks(*one.shape)
-        )
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Matrices that are added up together. lengths, columns: of every run of places, and which name it counts for."""
+
+    items: tuple[_Item, ...]
+    lengths: Int[Tensor, "run"]
+    columns: Int[Tensor, "run"]
+    own: Float[Tensor, "place"] | None
+
+
+def _batches(followed: Sequence[Followed], dots: bool) -> Iterator[_Batch]:
+    waiting: list[_Item] = []
+    place = count = 0
+    for one in followed:
+        waiting.append(_Item(one, place))
+        place += len(one.names)
+        count += sum(len(tile.ids) for tile in one.tiles)
+        if count >= _TOGETHER:
+            yield _batch(waiting, dots)
+            waiting, count = [], 0
+    if waiting:
+        yield _batch(waiting, dots)
+
+
+def _batch(items: Sequence[_Item], dots: bool) -> _Batch:
+    runs, columns = [], []
+    for item in items:
+        first = item.place + (1 if item.followed.one.whole else 0)
+        for tile in item.followed.tiles:
+            runs.append(tile.lengths)
+            columns.append(torch.arange(first, first + len(tile.lengths), device=tile.lengths.device))
+    own = torch.cat([tile.own for item in items for tile in item.followed.tiles]) if dots else None
+    return _Batch(tuple(items), torch.cat(runs), torch.cat(columns), own)
