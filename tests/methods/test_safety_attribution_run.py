@@ -286,7 +286,7 @@ def test_a_config_that_makes_no_sense_is_an_error(options: dict[str, Any]):
 
 @pytest.fixture(scope="module")
 def one_layer() -> Result:
-    sets = {name: calibration(name, 8, 0) for name in ("safety", "utility", "comply")}
+    sets: dict[str, Any] = {name: calibration(name, 8, 0) for name in ("safety", "utility", "comply")}
     pair = open_pair(bundled.base_path(), bundled.organism_path("one_layer"), dtype="float32")
     return run(Config(nodes=8, draws=8), desk(pair, **sets))
 
