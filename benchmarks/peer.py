@@ -5,7 +5,7 @@ Not copied and not run from its source, whose data loading, hooks and storage wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,3 +52,29 @@ def two_model_pass(base: Model, tuned: Model, ids: Tensor, attention: Tensor) ->
     )
     mask = attention[:, 1:].float()
     return (kl_of_logits(first, second)[:, :-1].float() * mask).sum(1) / mask.sum(1)
+
+
+def snip(
+    model: Any, layers: Sequence[Mapping[str, Any]], samples: Sequence[tuple[Tensor, Any]]
+) -> dict[str, Float[Tensor, "out in"]]:
+    """|W| * sum of each sample's |gradient|: for every layer in turn a forward and a backward of every sample alone, with
+    gradients of that layer's weights only, added up in the weights' own dtype.
+
+    layers: of each layer, module name -> linear layer. samples: ids [pos] and which of them are the response.
+    """
+    found: dict[str, Tensor] = {}
+    model.requires_grad_(False)
+    for modules in layers:
+        total = {name: torch.zeros_like(module.weight) for name, module in modules.items()}
+        for module in modules.values():
+            module.weight.requires_grad_(True)
+        for ids, response in samples:
+            labels = torch.where(torch.from_numpy(response), ids, -100)
+            model.zero_grad()
+            model(input_ids=ids[None], labels=labels[None], use_cache=False).loss.backward()
+            for name, module in modules.items():
+                total[name] += module.weight.grad.abs()
+        model.zero_grad()
+        model.requires_grad_(False)
+        found |= {name: (module.weight * total[name]).abs() for name, module in modules.items()}
+    return found

@@ -22,18 +22,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from finetrace.core.errors import BadInput, DataError, ModelError, unknown
-from finetrace.models.architecture import anatomy
 from finetrace.models.supervised import IGNORED, Sample, Supervised, collate, sample_losses
+from finetrace.weights.layers import Layer, linear_layers, unwrapped, weight_of
 from finetrace.weights.quantised import is_quantised
-from finetrace.weights.read import dense_weight, oriented, plain_name
 
 Kind = Literal["snip", "wanda"]
 KINDS = ("snip", "wanda")
 Half = Literal[0, 1]
 Advance = Callable[[int, int], object]
 
-# What adapters put beside a layer.
-_ADAPTERS = (".lora_", ".modules_to_save.", ".trainable_tokens_")
 # Output rows whose products are made at once: a block stays in a core's cache. An accelerator wants more at once.
 _ROWS = 256
 _ENTRIES = 1 << 25
@@ -82,7 +79,7 @@ class Scores:
         return sum((self._snip[part][module] for part in parts[1:]), start=self._snip[parts[0]][module])
 
     def _wanda_of(self, module: str, parts: Sequence[int]) -> Tensor:
-        return _weight(self._layers[module]).abs().float() * self._norms(module, parts)
+        return weight_of(self._layers[module]).abs().float() * self._norms(module, parts)
 
     def _norms(self, module: str, parts: Sequence[int]) -> Tensor:
         return torch.stack([self._squares[part][module] for part in parts]).sum(0).sqrt().float()
@@ -185,65 +182,6 @@ def accumulator_bytes(model: Any, *, modules: Collection[str] | None = None, hal
     return sum(layer.shape[0] * layer.shape[1] for layer in layers.values()) * (8 if halves else 4)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A linear layer of a block, without any adapter around it. shape: (out, in), whatever its own layout."""
-
-    block: int
-    module: nn.Module
-    shape: tuple[int, int]
-
-
-def linear_layers(
-    model: Any, wanted: Collection[str] | None = None
-) -> tuple[dict[str, Layer], tuple[str, ...]]:
-    """Name -> linear layer inside the blocks, in the model's order; and the matrices in them that are none, by name."""
-    parts = anatomy(_unwrapped(model))
-    where = {block: index for index, block in enumerate(parts.blocks)}
-    named = [(name, where[m]) for name, m in parts.model.named_modules() if m in where]
-    layers: dict[str, Layer] = {}
-    skipped: list[str] = []
-    for prefix, index in named:
-        for name, module in parts.blocks[index].named_modules(prefix=prefix):
-            if any(own in f".{name}." for own in _ADAPTERS):
-                continue
-            shape = _shape(module)
-            if shape is not None:
-                layers[plain_name(name)] = Layer(index, module, shape)
-                continue
-            own = module.named_parameters(recurse=False)
-            skipped += [plain_name(f"{name}.{key}") for key, tensor in own if tensor.ndim >= 2]
-    if not layers:
-        raise ModelError(
-            f"{type(parts.model).__name__} has no linear layers in its blocks that could be scored"
-            + (f"; what it has is of another kind: {skipped[0]}." if skipped else ".")
-        )
-    if wanted is None:
-        return layers, tuple(skipped)
-    for name in wanted:
-        if name not in layers:
-            raise unknown("linear layer in a block", name, layers)
-    return {name: layer for name, layer in layers.items() if name in set(wanted)}, tuple(skipped)
-
-
-def _unwrapped(model: Any) -> Any:
-    from peft import PeftModel
-
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _shape(module: nn.Module) -> tuple[int, int] | None:
-    from transformers.pytorch_utils import Conv1D
-
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    return (module.weight.shape[1], module.weight.shape[0]) if isinstance(module, Conv1D) else None
-
-
-def _weight(module: nn.Module) -> Float[Tensor, "out in"]:
-    return oriented(module, dense_weight(module)).detach()
-
-
 def _runs(layers: Mapping[str, Layer], groups: int) -> list[dict[str, Layer]]:
     """The layers in so many runs of neighbouring blocks, as even as they go; fewer where there are fewer blocks."""
     blocks = sorted({layer.block for layer in layers.values()})
@@ -339,7 +277,7 @@ class _Pass:
     def over(self, model: Any, samples: Sequence[Sample], pad: int, batch: int) -> Iterator[int]:
         """Runs, telling after each batch how many samples are done. The longest come first: whether memory will do is
         then known at once, and little is padding."""
-        model = _unwrapped(model)
+        model = unwrapped(model)
         weight = model.get_input_embeddings().weight
         self._scale = _HALF_SCALE if weight.dtype == torch.float16 else 1.0
         order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].ids), i))
@@ -436,7 +374,7 @@ class _Pass:
     def finish(self) -> None:
         """Multiplies by |W|, in place; a layer that no token reached has zeros."""
         for name, layer in self.layers.items():
-            weight = _weight(layer.module)
+            weight = weight_of(layer.module)
             for half in range(self.halves):
                 zeros = torch.zeros(layer.shape[1], dtype=torch.float64, device=weight.device)
                 self.squares[half].setdefault(name, zeros)
