@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
+# Log of a ratio that is written out.
+_LARGEST = 10.0
+
 
 def report(experiment: Experiment, outcome: Outcome) -> str:
     """The whole report. Counts by layer, never a weight's place."""
@@ -217,11 +220,16 @@ def _ratio(found: Comparison) -> str:
 
 
 def _times(theta: float | None) -> str:
-    return "-" if theta is None else f"{math.exp(theta):.3f}"
+    return "-" if theta is None else _exp(theta)
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"[{math.exp(low):.3f}, {math.exp(high):.3f}]"
+    return "-" if low is None or high is None else f"[{_exp(low)}, {_exp(high)}]"
+
+
+def _exp(theta: float) -> str:
+    """A ratio; an interval from one cluster may reach further than numbers do."""
+    return f"{math.exp(theta):.3f}" if theta < _LARGEST else "beyond"
 
 
 def _number(value: float | None) -> str:
