@@ -18,6 +18,7 @@ from finetrace.data.examples import Example
 from finetrace.models import open_pair
 from finetrace.models.supervised import collate, sample_losses
 from finetrace.weights.groups import joined, top
+from finetrace.weights.layers import weight_of
 from finetrace.weights.scores import accumulator_bytes, linear_layers, score, score_in_parts
 
 FAMILIES = ("llama", "qwen3", "gemma2", "gpt2")
@@ -328,3 +329,24 @@ def test_a_merged_adapter_is_refused():
     model.merge_adapter()
     with pytest.raises(BadInput, match="unmerge it"):
         score(model, samples(), pad=0)
+
+
+def test_a_quantised_base_is_scored_as_it_computes():
+    bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is in the extra train")
+    quantised, plain = tiny_model("llama", d=64), tiny_model("llama", d=64)
+    for name, layer in linear_layers(quantised)[0].items():
+        folder, _, last = name.rpartition(".")
+        old: Any = layer.module
+        new = bnb.nn.Linear4bit(old.in_features, old.out_features, bias=False, compute_dtype=torch.float32)
+        new.weight = bnb.nn.Params4bit(old.weight.data.clone(), requires_grad=False, quant_type="nf4")
+        setattr(quantised.get_submodule(folder), last, new.to("cpu"))
+    quantised.eval()
+    found = score(quantised, samples(), pad=0)
+    layers = linear_layers(quantised)[0]
+    for name, layer in linear_layers(plain)[0].items():
+        held: Any = layer.module
+        held.weight.data = weight_of(layers[name].module).clone()
+    wanted, again = by_autograd(plain, samples()), score(quantised, samples(), pad=0)
+    for name, scores in found.of("snip").items():
+        torch.testing.assert_close(scores, wanted[name], rtol=1e-4, atol=1e-5 * float(wanted[name].max()))
+        assert torch.equal(again.of("snip")[name], scores)
