@@ -236,4 +236,4 @@ def test_a_change_that_shares_scales_only_deceives_all_but_the_full_match():
     error = {name: float(np.std(values, ddof=1) / math.sqrt(len(values))) for name, values in found.items()}
     assert mean["random"] - 3 * error["random"] > 0.4
     assert mean["size"] - 3 * error["size"] > 0.4
-    assert abs(mean["full"]) < 0.05 + 2 * error["full"] < 0.12
+    assert abs(mean["full"]) < 0.02 + 2 * error["full"] < 0.06

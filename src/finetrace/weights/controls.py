@@ -82,8 +82,8 @@ def fully_matched(
     seed: int,
     exclude: Sequence[Group] = (),
 ) -> Matched:
-    """Partners of the same matrix and output row, of about the same column scale and |W|: see LEVELS. Of several in one
-    bin the largest goes to the largest.
+    """Partners of the same matrix and output row, of about the same column scale and |W|: see LEVELS. Of several in a
+    narrow bin the largest goes to the largest, in one of the widest that of the largest column scale to that of the largest.
 
     Whole rows have no partner in their own row: use `magnitude_matched`, and bear in mind that rows then still differ by
     the scale of their gradients.
@@ -156,6 +156,7 @@ class _Matching:
         low, high = block[0] * width, block[1] * width
         left = ids[(ids >= low) & (ids < high)]
         other = free[low:high].nonzero()[:, 0] + low
+        columns_of = scale.float()
         size = _log(weight[block[0] : block[1]].abs().float().flatten()) / math.log(2)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for level, (column_width, size_width) in enumerate(LEVELS):
@@ -171,7 +172,9 @@ class _Matching:
             wanted[mine] = True
             near = wanted[theirs]
             some = other[near]
-            rank = [-size[ids - low].nan_to_num(0.0) + _tiny(len(ids), generator) for ids in (left, some)]
+            # Narrow bins need no order of columns; in the widest the group's lie high, and so must its partners'.
+            order = [columns_of[ids % width] if level > 1 else size[ids - low] for ids in (left, some)]
+            rank = [_tiny(len(values), generator) - values.nan_to_num(0.0) for values in order]
             first, second = _paired(mine, theirs[near], *rank)
             stratum = mine[first] * len(LEVELS) + level
             found.append((left[first], some[second], stratum))
@@ -308,7 +311,7 @@ def _bins(values: Tensor, width: float) -> Int[Tensor, "n"]:
 
 
 def _tiny(n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
-    """What settles which of equal weights, as quantised ones are, come first."""
+    """What settles which of equal columns come first."""
     return 1e-6 * torch.rand(n, generator=generator)
 
 
