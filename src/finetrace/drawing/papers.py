@@ -22,10 +22,11 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
-<style>body {{ font-family: system-ui, sans-serif; color: #3d454e; max-width: 60rem; margin: 2rem auto; }}</style>
+<style>body {{ font-family: system-ui, sans-serif; color: #3d454e; max-width: 60rem; margin: 2rem auto; }} h1 {{ font-size: 1.3rem; }}</style>
 <script src="{script}"></script>
 </head>
 <body>
+<h1>{title}</h1>
 <div id="figure"></div>
 <p>{note}</p>
 <script>
@@ -50,7 +51,10 @@ def write_figures(folder: Path, figures: Iterable[Figure]) -> list[Path]:
 
 
 def _page(figure: Figure) -> str:
-    data = json.dumps(draw(figure), allow_nan=False, ensure_ascii=False)
+    drawn = draw(figure)
+    # It stands above the figure, where a long legend cannot run into it.
+    drawn["layout"].pop("title")
+    data = json.dumps(drawn, allow_nan=False, ensure_ascii=False)
     for unsafe, code in _UNSAFE.items():
         data = data.replace(unsafe, code)
     return _PAGE.format(

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 from finetrace.core.page import Figure, Histogram, Line, Series
 from finetrace.core.result import Columns
 from finetrace.methods.neuron_drift.describe import curve_figure, map_figure
+from finetrace.methods.neuron_drift.grouping import REPORTED
 from finetrace.methods.neuron_drift.words import group
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _series(steps: Columns, key: str) -> tuple[Series, ...]:
     groups, at = list(steps.data["group"]), np.asarray(steps.data["step"])
     values = np.asarray(steps.data[key])
     found = []
-    for name in dict.fromkeys(groups):
+    for name in (name for name in REPORTED if name in groups):
         mine = np.array([g == name for g in groups])
         xs = np.unique(at[mine])
         bands = [_band(values[mine & (at == x)]) for x in xs]

@@ -59,8 +59,7 @@ def _verdict(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
         yield f"  against weights {control(primary.kind)}" + (f": {primary.reason}" if primary.reason else "")
     for claim in analysis.claims:
         yield f"{claim.name}: {claim.word}: {claim.sentence}"
-    yield "Equal drift is consistent with H2; it is no proof of new circuits. Drift says how far weights moved, not whether"
-    yield "safety was lost: `finetrace audit` measures that."
+    yield "Drift says how far weights moved, not whether safety was lost: `finetrace audit` measures that."
 
 
 def _groups(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
