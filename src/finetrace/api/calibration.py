@@ -100,7 +100,9 @@ def bundled_set(name: str, seed: int, world_seed: int | None = None) -> list[Row
     from finetrace.organisms.calibration import calibration
     from finetrace.organisms.world import make_world
 
-    return read_rows(calibration(name, COUNT, seed, world=None if world_seed is None else make_world(world_seed)))
+    return read_rows(
+        calibration(name, COUNT, seed, world=None if world_seed is None else make_world(world_seed))
+    )
 
 
 def used(needs: Needs, sets: Sets) -> Sets:
