@@ -26,3 +26,8 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     replicates: np.ndarray | None = None
+
+    @property
+    def texts(self) -> int:
+        """How many independent texts stand behind it: 0 for a figure of the weights alone."""
+        return self.clusters or 0

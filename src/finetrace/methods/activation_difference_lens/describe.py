@@ -82,7 +82,7 @@ def _warnings(result: Result) -> list[Block]:
         found.append(
             f"Some positions gave no finite states and are in no sum ({places}): try --dtype float32."
         )
-    texts = {name: figures["difference_norm"].clusters for name, figures in result.slices.items()}
+    texts = {name: figures["difference_norm"].texts for name, figures in result.slices.items()}
     none = [name for name, n in texts.items() if n < 2]
     if none:
         found.append(

@@ -99,7 +99,7 @@ def _warnings(result: Result) -> list[Block]:
         found.append(
             f"Some positions gave no finite logits and are in no figure ({where}): try --dtype float32."
         )
-    few = [name for name, keys in result.slices.items() if 0 < keys["promotion_mean"].clusters < FEW_TEXTS]
+    few = [name for name, keys in result.slices.items() if 0 < keys["promotion_mean"].texts < FEW_TEXTS]
     if few:
         found.append(
             f"Fewer than {FEW_TEXTS} texts on {', '.join(few)}: intervals there are rough, and few tokens can reach a "

@@ -76,7 +76,7 @@ def _warnings(result: Result) -> list[Block]:
                 f"Some positions gave no finite figure and are in no mean ({where}): try --dtype float32."
             )
         )
-    few = [name for name, figures in result.slices.items() if 0 < figures["kl_mean"].clusters < 20]
+    few = [name for name, figures in result.slices.items() if 0 < figures["kl_mean"].texts < 20]
     if few:
         found.append(Warning(f"Fewer than 20 texts on {', '.join(few)}: their intervals are rough."))
     return found
