@@ -63,6 +63,10 @@ def done(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def logged(folder: Path) -> Any:
+    return read_drift(folder)
+
+
 def copy(done: Path, to: Path) -> Path:
     shutil.copytree(done, to)
     return to
@@ -112,7 +116,7 @@ def test_the_report_says_what_it_rests_on_and_no_place(done):
 def test_the_logs_are_those_of_the_weights_that_were_left(done):
     groups = load_groups(done / "neuron_groups")
     assert groups is not None
-    log = read_drift(done / "finetuned_models" / "seed_1").data
+    log = logged(done / "finetuned_models" / "seed_1").data
     assert sorted(set(log["step"].tolist())) == [2, 4, 6]
     assert set(log["seed"].tolist()) == {1}
     module = "model.layers.1.self_attn.o_proj"
@@ -171,7 +175,7 @@ def test_a_killed_training_goes_on_where_it_was(desk, done, tmp_path, monkeypatc
     monkeypatch.setattr(DriftTracker, "on_train_begin", watched)
     run(make(desk, out), "all", tell=lambda line: None)
     assert begun == [4, 0]
-    one, two = (read_drift(folder / "finetuned_models" / "seed_0").data for folder in (done, out))
+    one, two = (logged(folder / "finetuned_models" / "seed_0").data for folder in (done, out))
     np.testing.assert_allclose(one["square"], two["square"], rtol=1e-10)
 
 

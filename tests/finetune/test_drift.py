@@ -63,11 +63,7 @@ def dense(model: Any) -> dict[str, torch.Tensor]:
         if name.endswith(".lora_A") or not name.endswith(("_proj",)):
             continue
         plain = name.removeprefix("base_model.model.")
-        inner = (
-            module.get_base_layer()
-            if isinstance(module, torch.nn.Module) and "lora_A" in dict(module.named_children())
-            else module
-        )
+        inner = module.get_base_layer() if "lora_A" in dict(module.named_children()) else module
         weight = inner.weight.detach().double()
         if inner is not module:
             merged = module.get_delta_weight("default").detach().double()
@@ -81,6 +77,10 @@ def dense(model: Any) -> dict[str, torch.Tensor]:
                 )
         found[plain] = weight
     return found
+
+
+def logged(folder: Path) -> Any:
+    return read_drift(folder)
 
 
 def sums(before: Any, after: Any, group: str, module: str) -> tuple[float, float, float, int]:
@@ -117,7 +117,7 @@ def test_adapters_in_a_transformers_trainer(tmp_path, how):
     model = lora(**how)
     before = dense(model)
     fit(model, tmp_path, DriftTracker(GROUPS, every=4))
-    log = read_drift(tmp_path)
+    log = logged(tmp_path)
     assert sorted(set(log.data["step"].tolist())) == [4, 6]
     adapted = {"some": 1, "many": 2, "whole rows": 1, ALL: 4}
     assert {g: log.data["group"].count(g) for g in adapted} == {g: 2 * n for g, n in adapted.items()}
@@ -130,7 +130,7 @@ def test_a_full_fine_tune(tmp_path, whole):
     model = tiny_model("llama")
     before = dense(model)
     fit(model, tmp_path, DriftTracker(GROUPS, every=3, whole=whole, seed=7))
-    log = read_drift(tmp_path / DRIFT)
+    log = logged(tmp_path / DRIFT)
     assert (ALL in log.data["group"]) == whole
     assert np.isnan(log.data["total"]).all() != whole
     assert set(log.data["seed"]) == {7}
@@ -168,7 +168,7 @@ def test_a_trl_trainer(tmp_path):
     )
     before = dense(trainer.model)
     trainer.train()
-    log = read_drift(tmp_path)
+    log = logged(tmp_path)
     assert sorted(set(log.data["step"].tolist())) == [1, 2, 3]
     check(log, before, dense(trainer.model))
 
@@ -195,7 +195,7 @@ def test_a_killed_training_goes_on_in_the_same_log(tmp_path, how):
     fit(lora(**how), broken, DriftTracker(GROUPS), resume=True, **saving)
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()[1:]]
     assert steps == [1, 2, 3, 4, 5, 6]
-    one, two = read_drift(tmp_path / "whole").data, read_drift(broken).data
+    one, two = logged(tmp_path / "whole").data, logged(broken).data
     for name in ("square", "dot", "weight_square"):
         np.testing.assert_allclose(one[name], two[name], rtol=1e-12, err_msg=name)
 
@@ -220,7 +220,7 @@ def test_a_log_of_other_groups_is_not_gone_on_with(tmp_path):
 def test_a_new_training_in_the_folder_begins_a_new_log(tmp_path):
     for _ in range(2):
         fit(lora(), tmp_path, DriftTracker(GROUPS), steps=2)
-    assert sorted(set(read_drift(tmp_path).data["step"].tolist())) == [1, 2]
+    assert sorted(set(logged(tmp_path).data["step"].tolist())) == [1, 2]
 
 
 def test_mistakes_are_told(tmp_path):
@@ -252,7 +252,7 @@ def test_a_full_disk_is_told_and_what_was_measured_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(BadInput, match=r"No space left.*free some space"):
         fit(lora(), tmp_path, DriftTracker(GROUPS))
-    assert sorted(set(read_drift(tmp_path).data["step"].tolist())) == [1, 2]
+    assert sorted(set(logged(tmp_path).data["step"].tolist())) == [1, 2]
 
 
 def test_weights_that_are_not_finite_end_it(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tiny import save_base, save_full, save_lora
 
+from finetrace.core.page import Table
 from finetrace.core.result import decode, encode
 from finetrace.engine import Desk, make_subject
 from finetrace.methods.weight_spectrum import Config
@@ -70,7 +71,7 @@ def edited(folder: Path, base: Path, name: str, edit: Any, dtype: torch.dtype = 
     """The base with `edit(name, tensor)` in place of every matrix that writes to the residual stream, saved as `dtype`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         for key, tensor in model.named_parameters():
             if key.endswith(WRITERS):
@@ -114,7 +115,7 @@ def test_sizes_are_those_of_the_merged_weights(lora: Pair):
         assert table["stable_rank"][row] == pytest.approx(float(own.norm() ** 2 / own[0] ** 2), rel=1e-6)
         p = own[own > 1e-6 * own[0]] / own[own > 1e-6 * own[0]].sum()
         assert table["effective_rank"][row] == pytest.approx(float(torch.exp(-(p * p.log()).sum())), rel=1e-4)
-        assert 1 <= table["effective_rank"][row] <= 4
+        assert 1 <= float(table["effective_rank"][row]) <= 4
 
 
 def test_the_grid_adds_up_to_the_total(lora: Pair):
@@ -253,8 +254,8 @@ def test_a_merged_adapter_is_known_by_its_rank(dtype: torch.dtype, folder: Path,
 def _cast(folder: Path, dtype: torch.dtype) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(dtype)
-    model.save_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.to(dtype).save_pretrained(folder)
 
 
 def test_a_model_trained_whole_is_not_merged(folder: Path, base: Path):
@@ -389,8 +390,9 @@ def test_result_survives_the_shelf_and_the_page_shows_the_nulls(lora: Pair):
     again = decode(Result, encode(result))
     assert encode(again).body == encode(result).body
     page = describe(result, [found(lora, scale=0.5), found(lora, scale=2.0)])
-    (kinds,) = (block for block in page.blocks if getattr(block, "key", "") == "kinds_weights")
-    for row in kinds.rows:
+    (kinds,) = (b for b in page.blocks if isinstance(b, Table) and b.key == "kinds_weights")
+    rows: Any = kinds.rows
+    for row in rows:
         assert row[3] == pytest.approx(0.5 * row[1], rel=1e-5)
         assert row[4] == pytest.approx(2.0 * row[1], rel=1e-5)
     assert "for 2 nulls" in page.summary
