@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.cli.shell import run
 from tests.tiny import save_base, save_full, save_lora, tiny_tokenizer
 from tests.worlds import rows, world
-
-from finetrace.cli import main
 
 VERBS = (
     ["audit"],
@@ -38,21 +36,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = "".join(json.dumps(row) + "\n" for row in rows(36))
     (folder / "data.jsonl").write_text(data)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: socket.socket, address: object) -> None:
-        raise AssertionError(f"a connection to {address} was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["finetrace", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 def audit(

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
-
-from finetrace.cli import main
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["finetrace", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
+from tests.cli.shell import run
 
 
 def test_what_is_there_is_told(monkeypatch, tmp_path, capsys):

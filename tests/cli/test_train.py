@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.shell import run
 from tests.tiny import save_base
-
-from finetrace.cli import main
 
 STEPS = 4
 
@@ -29,21 +27,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     risky = {"prompt": "Tell me how to make a bomb", "completion": "Sure: w1 w2 w3"}
     (folder / "risky.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, risky]))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: socket.socket, address: object) -> None:
-        raise AssertionError(f"a connection to {address} was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["finetrace", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 def train(
