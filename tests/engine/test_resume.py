@@ -96,7 +96,7 @@ def test_what_is_whole_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     def never(*args, **kwargs):
         raise AssertionError("a whole run was made again")
 
-    monkeypatch.setattr("finetrace.api.audit.run_pass", never)
+    monkeypatch.setattr("finetrace.api.maker.run_pass", never)
     audit(request)
     assert bytes_of(tmp_path / "out") == wanted
 

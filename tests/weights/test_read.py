@@ -52,6 +52,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"targets": ["c_attn"], "dora": True}),
     ("gpt2", {"targets": ["c_attn"], "lora_bias": True}),
     ("gemma3", {"targets": ["q_proj", "o_proj"]}),
+    ("mixtral", {"targets": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}),
     (
         "mixtral",
         {"targets": ["q_proj"], "target_parameters": ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]},

@@ -155,7 +155,7 @@ def layer_deltas(layer: Any, name: str, module: str) -> Iterator[Delta]:
     module = plain_name(module)
     parameter = layer.__dict__.get("parameter_name")
     if parameter is not None:
-        yield from _expert_deltas(layer, name, f"{module}.{parameter}")
+        yield from _parameter_deltas(layer, name, module, parameter)
         return
     low = _low_rank(module, up, down, scaling, _counted_from(inner))
     if name not in layer.lora_variant or name not in layer.lora_magnitude_vector:
@@ -197,18 +197,19 @@ def _low_rank(module: str, up: Tensor, down: Tensor, scaling: float, baseline: s
     return LowRank(module, up * scaling, down, baseline)
 
 
-def _expert_deltas(layer: Any, name: str, module: str) -> Iterator[Delta]:
-    """PEFT keeps the experts' factors side by side: rows of A by expert, columns of B by rank, then expert."""
+def _parameter_deltas(layer: Any, name: str, module: str, key: str) -> Iterator[Delta]:
+    """Of an adapter on a bare parameter, named as `matrices` names it: a router's weight, or a stack of experts, whose
+    factors PEFT keeps side by side: rows of A by expert, columns of B by rank, then expert."""
     scaling, parameter = float(layer.scaling[name]), layer.get_param()
     down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
     if parameter.ndim == 2:
-        yield _low_rank(module, up, down, scaling)
+        yield _low_rank(module if key == "weight" else f"{module}.{key}", up, down, scaling)
         return
     experts = parameter.shape[0]
     down = down.reshape(experts, -1, down.shape[1])
     up = up.reshape(up.shape[0], -1, experts)
     for index in range(experts):
-        yield _low_rank(f"{module}[{index}]", up[:, :, index], down[index], scaling)
+        yield _low_rank(f"{module}.{key}[{index}]", up[:, :, index], down[index], scaling)
 
 
 @torch.no_grad()
