@@ -22,6 +22,8 @@ from finetrace.stats.intervals import Interval, check_level
 # A component of variance that stands out this little from the residual (upper tail of its F) is pooled with it.
 _KEEP = 0.25
 POWER = 0.8
+LARGEST_RATIO = 1e6
+"""Of a log ratio's exponential: beyond it a figure says nothing, and soon no number holds it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,22 @@ class Pooled:
         if not self.se:
             return None
         return float(stats.t.ppf(0.975, self.df) + stats.t.ppf(POWER, self.df)) * self.se
+
+    @property
+    def smallest_detectable_ratio(self) -> float | None:
+        """The same as a ratio, where the effect is a log ratio; None too where it is beyond `LARGEST_RATIO`."""
+        return ratio(self.smallest_detectable or None)
+
+
+def ratio(log_ratio: float | None) -> float | None:
+    """exp of a log ratio; None for None and beyond `LARGEST_RATIO`, as with two layers of two seeds that differ widely.
+
+    >>> ratio(0.0), ratio(14.0), ratio(1e4)
+    (1.0, None, None)
+    """
+    if log_ratio is None or not log_ratio <= math.log(LARGEST_RATIO):
+        return None
+    return math.exp(log_ratio)
 
 
 def log_rms_ratio(

@@ -72,8 +72,10 @@ def group_verdict(
 
 
 def _why(found: Pooled, margin: float, apart: bool) -> str:
-    smallest = found.smallest_detectable or 0.0
-    size = f"a ratio of {math.exp(smallest):.2f} would be seen with chance 0.8"
+    smallest = found.smallest_detectable_ratio
+    size = "no ratio would be seen for sure: there are too few layers or seeds"
+    if smallest is not None:
+        size = f"a ratio of {smallest:.2f} would be seen with chance 0.8"
     if apart:
         return f"not 0, but whether it is beyond the margin of {math.exp(margin):.2f} stays open; {size}"
     return f"neither 0 nor the margin of {math.exp(margin):.2f} is excluded; {size}"

@@ -68,14 +68,15 @@ def _extra(delta: Delta, group: Group, factor: float) -> Extra:
         return whole_rows
     with torch.no_grad():
         values = delta.entries(rows, columns).float().cpu() * factor
-    places = torch.stack([rows, columns])
-    part = torch.sparse_coo_tensor(places, values, delta.shape, is_coalesced=True, check_invariants=True)
+    ids = group.of(delta.module)
 
     def entries(x: Float[Tensor, "*any in"]) -> Float[Tensor, "*any out"]:
-        nonlocal part
-        part = part.to(x.device)
-        flat = x.reshape(-1, x.shape[-1]).float()
-        return torch.sparse.mm(part, flat.T).T.reshape(*x.shape[:-1], delta.shape[0])
+        nonlocal ids, values
+        ids, values = ids.to(x.device), values.to(x.device)
+        # Dense for this call alone: torch's sparse tensors warn, differently in every release, and are no faster here.
+        part = torch.zeros(delta.shape, device=x.device)
+        part.view(-1)[ids] = values
+        return nn.functional.linear(x.float(), part)
 
     return entries
 

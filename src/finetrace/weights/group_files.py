@@ -113,7 +113,7 @@ def _write(folder: Path, group: Group, shapes: Shapes, compact: bool) -> dict[st
     if compact:
         from safetensors.torch import save_file
 
-        small = {module: _narrow(ids) for module, ids in group.places.items()}
+        small = {module: narrow(ids) for module, ids in group.places.items()}
         with whole_file(path, mode=MODE) as temporary:
             save_file(small, temporary)
     else:
@@ -130,8 +130,10 @@ def _write(folder: Path, group: Group, shapes: Shapes, compact: bool) -> dict[st
     }
 
 
-def _narrow(ids: Tensor) -> Tensor:
-    return ids.to(torch.int32) if not len(ids) or int(ids[-1]) < 2**31 else ids.contiguous()
+def narrow(ids: Tensor) -> Tensor:
+    """Ids of any shape in 4 bytes each where all of them go, else in 8."""
+    small = not ids.numel() or int(ids.max()) < 2**31
+    return ids.to(torch.int32 if small else torch.int64).contiguous()
 
 
 def _listed(group: Group, module: str, shape: tuple[int, int]) -> list[Any]:

@@ -1,4 +1,8 @@
-"""Groups on disk: places of weights only, never their scores, readable by their owner alone."""
+"""Groups on disk: places of weights only, never their scores, readable by their owner alone.
+
+`neuron_groups/` holds the reported groups and their index as `group_files` writes them, and beside them `controls.safetensors`,
+the sides of all comparisons with their pairs, and `design.json`, what is compared; the design is written last.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from finetrace.core.errors import BadInput
+from finetrace.core.errors import BadInput, DataError
 from finetrace.core.estimate import Estimate
 from finetrace.core.files import read_json, whole_file, write_json
 from finetrace.methods.neuron_drift.analysis import Contrast
 from finetrace.methods.neuron_drift.grouping import REPORTED, Grouped, Picked
 from finetrace.methods.neuron_drift.result import Reliability
+from finetrace.weights import group_files
 from finetrace.weights.controls import Matched
 from finetrace.weights.groups import Group
 
@@ -24,10 +28,7 @@ __all__ = ["load_groups", "load_picked", "save_groups", "save_picked"]
 
 PICKED = "picked.safetensors"
 CONTROLS, DESIGN = "controls.safetensors", "design.json"
-_PRIVATE = 0o600
 _META = "finetrace"
-# Up to so many places a group is written as [row, column], as seed 003 does; beyond, as numbers of 4 or 8 bytes.
-_READABLE = 200_000
 
 
 def save_picked(path: Path, found: Picked) -> None:
@@ -58,23 +59,21 @@ def load_picked(path: Path) -> Picked | None:
 
 def save_groups(folder: Path, found: Grouped) -> None:
     """The reported groups, a file each; the sides of all comparisons; and, last, what they are and how reliable."""
-    for name in REPORTED:
-        _write_group(folder, found.groups[name], found.shapes)
+    group_files.save(folder, [found.groups[name] for name in REPORTED], shapes=found.shapes)
     sides = [group for name, group in found.groups.items() if name not in REPORTED]
     tensors = _tensors("side", sides)
     for (group, kind), matched in found.matched.items():
         for module, pairs in matched.pairs.items():
-            tensors[f"pairs|{group}/{kind}|{module}"] = _narrow(pairs)
+            tensors[f"pairs|{group}/{kind}|{module}"] = group_files.narrow(pairs)
     _write(folder / CONTROLS, tensors, {"sides": [group.name for group in sides]})
     design = {
-        "schema": 1,
-        "shapes": found.shapes,
+        "schema": 2,
         "contrasts": [asdict(one) for one in found.contrasts],
         "matched": [list(key) for key in found.matched],
         "reliability": [asdict(one) for one in found.reliability],
         "overlap": {"value": found.overlap.value, "unit": found.overlap.unit, "n": found.overlap.n},
     }
-    write_json(folder / DESIGN, design, mode=_PRIVATE)
+    write_json(folder / DESIGN, design, mode=group_files.MODE)
 
 
 def load_groups(folder: Path) -> Grouped | None:
@@ -82,10 +81,12 @@ def load_groups(folder: Path) -> Grouped | None:
     if not (folder / DESIGN).is_file():
         return None
     design = read_json(folder / DESIGN)
-    shapes = {module: (int(shape[0]), int(shape[1])) for module, shape in design["shapes"].items()}
+    try:
+        saved = group_files.load(folder)
+    except DataError as error:
+        raise _damaged(folder, error) from error
     tensors, meta = _read(folder / CONTROLS)
-    groups = {name: _read_group(folder, name, shapes) for name in REPORTED}
-    groups |= _groups("side", meta["sides"], tensors)
+    groups = saved.groups | _groups("side", meta["sides"], tensors)
     contrasts = tuple(Contrast(**one) for one in design["contrasts"])
     wanted = {tuple(key) for key in design["matched"]}
     return Grouped(
@@ -94,7 +95,7 @@ def load_groups(folder: Path) -> Grouped | None:
         matched={one.key: _matched(one, groups, tensors) for one in contrasts if one.key in wanted},
         reliability=tuple(Reliability(**one) for one in design["reliability"]),
         overlap=Estimate(**design["overlap"], clusters=None),
-        shapes=shapes,
+        shapes=saved.shapes,
     )
 
 
@@ -112,37 +113,9 @@ def _matched(contrast: Contrast, groups: Mapping[str, Group], tensors: Mapping[s
     )
 
 
-def _write_group(folder: Path, group: Group, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """One group: JSON of [row, column] by matrix where it is small, else safetensors of flat ids."""
-    json_path, packed = folder / f"{group.name}.json", folder / f"{group.name}.safetensors"
-    if len(group) > _READABLE:
-        json_path.unlink(missing_ok=True)
-        _write(packed, _tensors("all", [group]), {"groups": [group.name]})
-        return
-    packed.unlink(missing_ok=True)
-    places = {
-        module: torch.stack([ids // shapes[module][1], ids % shapes[module][1]], 1).tolist()
-        for module, ids in group.places.items()
-    }
-    with whole_file(json_path, mode=_PRIVATE) as path:
-        path.write_text(json.dumps({"name": group.name, "places": places}), encoding="utf-8")
-
-
-def _read_group(folder: Path, name: str, shapes: Mapping[str, tuple[int, int]]) -> Group:
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        tensors, _ = _read(folder / f"{name}.safetensors")
-        return _groups("all", [name], tensors)[name]
-    places = {}
-    for module, pairs in read_json(path)["places"].items():
-        found = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-        places[module] = found[:, 0] * shapes[module][1] + found[:, 1]
-    return Group(name, "entries", places)
-
-
 def _tensors(prefix: str, groups: Iterable[Group]) -> dict[str, Tensor]:
     return {
-        f"{prefix}|{group.name}|{module}": _narrow(ids)
+        f"{prefix}|{group.name}|{module}": group_files.narrow(ids)
         for group in groups
         for module, ids in group.places.items()
     }
@@ -157,16 +130,10 @@ def _groups(prefix: str, names: Iterable[str], tensors: Mapping[str, Tensor]) ->
     return {name: Group(name, "entries", places) for name, places in found.items()}
 
 
-def _narrow(ids: Tensor) -> Tensor:
-    """In 4 bytes where they go."""
-    small = not ids.numel() or int(ids.max()) < 2**31
-    return ids.to(torch.int32 if small else torch.int64).contiguous()
-
-
 def _write(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    with whole_file(path, mode=_PRIVATE) as temporary:
+    with whole_file(path, mode=group_files.MODE) as temporary:
         save_file(dict(tensors), temporary, metadata={_META: json.dumps(meta)})
 
 
@@ -178,6 +145,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             meta = json.loads((stream.metadata() or {})[_META])
             return {key: stream.get_tensor(key) for key in stream.keys()}, meta  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise BadInput(
-            f"{path} is damaged ({error}): delete the folder {path.parent} and run the phase `groups` again."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> BadInput:
+    folder = path if path.is_dir() else path.parent
+    why = str(error).rstrip(".")
+    return BadInput(
+        f"{path} is damaged ({why}): delete the folder {folder} and run the phases `scores` and `groups` again."
+    )

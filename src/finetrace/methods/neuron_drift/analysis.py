@@ -176,9 +176,7 @@ def _draft(found: Grid, contrast: Contrast, pairs: Pairs | None, settings: Setti
             p_permutation=_permuted(pairs, settings),
             p_flip=sign_flip(plain, seed=settings.seed) if len(plain) > 1 else None,
             superiority=_superior(pairs, found, settings),
-            smallest_detectable=math.exp(pool.smallest_detectable)
-            if pool and pool.smallest_detectable
-            else None,
+            smallest_detectable=pool.smallest_detectable_ratio if pool else None,
             rate=contrast.rate,
             balance=dict(contrast.balance),
             word=UNDECIDED,
