@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import save_base
 
 from finetrace.api.drift import check, plan, run, setup
-from finetrace.api.drift.store import load_groups
+from finetrace.api.drift.store import load_groups, save_groups
 from finetrace.core.errors import BadInput, ConfigErrors, ModelError
 from finetrace.finetune.drift import DRIFT, DriftTracker, read_drift
+from finetrace.weights import group_files
 
 SETTINGS = (
     "recipe=seed003_alpaca_drift", "max_steps=6", "batch=2", "accumulate=1", "lr=1e-2", "dtype=float32",
@@ -253,11 +254,32 @@ def test_a_phase_says_what_it_lacks(desk, tmp_path, phase, said):
         run(make(desk, tmp_path / "out"), phase, tell=lambda line: None)
 
 
-def test_damaged_groups_are_told(desk, done, tmp_path):
+@pytest.mark.parametrize("name", ["controls.safetensors", "safety_only.json", "groups.json"])
+def test_damaged_groups_are_told(desk, done, tmp_path, name):
     out = copy(done, tmp_path / "out")
-    (out / "neuron_groups" / "controls.safetensors").write_bytes(b"no")
-    with pytest.raises(BadInput, match="is damaged"):
+    (out / "neuron_groups" / name).write_bytes(b"no")
+    with pytest.raises(BadInput, match=r"is damaged .*delete the folder .*neuron_groups and run"):
         run(make(desk, out), "analyze")
+
+
+def test_large_groups_are_packed_in_four_bytes_a_place(done, tmp_path, monkeypatch):
+    found = load_groups(done / "neuron_groups")
+    assert found is not None
+    monkeypatch.setattr(group_files, "_SMALL", 100)
+    folder = tmp_path / "neuron_groups"
+    save_groups(folder, found)
+    assert {path.name for path in folder.glob("*.json")} == {"groups.json", "design.json"}
+    for name in found.reported:
+        packed = load_file(folder / f"{name}.safetensors")
+        assert {ids.dtype for ids in packed.values()} == {torch.int32}
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
+    again = load_groups(folder)
+    assert again is not None
+    assert again.shapes == found.shapes
+    assert set(again.groups) == set(found.groups)
+    for name, group in found.groups.items():
+        for module, ids in group.places.items():
+            assert torch.equal(again.groups[name].of(module), ids)
 
 
 def test_without_a_model_it_is_the_tiny_world(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from finetrace.core.errors import BadInput
 from finetrace.core.result import Columns, decode, encode
 from finetrace.methods.neuron_drift.analysis import Contrast, Settings, analyse
+from finetrace.methods.neuron_drift.describe import verdicts_table
 from finetrace.methods.neuron_drift.result import Analysis
 from finetrace.methods.neuron_drift.tables import COLUMNS, grid, layer_of
 
@@ -135,6 +136,27 @@ def test_one_layer_of_one_run_is_inconclusive():
     assert matched.theta.value is not None
     assert (matched.theta.low, matched.p, matched.word) == (None, None, "inconclusive")
     assert "one layer of one run" in matched.reason
+
+
+def test_two_layers_of_two_seeds_that_differ_name_no_detectable_ratio():
+    rows = table(1.0, seeds=2, noise=0.0)
+    keep = np.asarray(rows.data["layer"]) < 2
+    two = Columns({key: np.asarray(column)[keep] for key, column in rows.data.items()})
+    log_ratio = np.array([[0.3, 0.0], [0.1, 0.25]])[
+        np.asarray(two.data["seed"], int), np.asarray(two.data["layer"], int)
+    ]
+    mine = np.asarray(two.data["group"]) == "safety_only"
+    two.data["square"] = np.asarray(two.data["square"]) * np.exp(2 * log_ratio * mine)
+    found = analyse(two, CONTRASTS, SIZES)
+    matched = comparison(found)
+    assert (matched.seeds, matched.layers) == (2, 2)
+    assert matched.theta.value == pytest.approx(0.1625)
+    assert (matched.smallest_detectable, matched.word) == (None, "inconclusive")
+    assert "too few layers and seeds" in matched.reason
+    page = verdicts_table(found)
+    row = dict(zip(page.columns, page.rows[0], strict=True))
+    assert (row["ratio"], row["low"]) == (pytest.approx(math.exp(0.1625)), 0.0)
+    assert (row["high"], row["smallest_seen"]) == (None, None)
 
 
 def test_a_group_that_nothing_touched_has_no_figures():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetrace.stats.bootstrap import poisson_weights, ratio_replicates, weighted_sums
-    from finetrace.stats.contrast import Pooled, log_rms_ratio, pooled, superiority
+    from finetrace.stats.contrast import Pooled, as_ratio, log_rms_ratio, pooled, superiority
     from finetrace.stats.equivalence import (
         GROUP_WORDS,
         GroupVerdict,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bootstrap": ("poisson_weights", "ratio_replicates", "weighted_sums"),
-    "contrast": ("Pooled", "log_rms_ratio", "pooled", "superiority"),
+    "contrast": ("Pooled", "as_ratio", "log_rms_ratio", "pooled", "superiority"),
     "equivalence": (
         "GROUP_WORDS",
         "GroupVerdict",
@@ -99,6 +99,7 @@ __all__ = [
     "Pooled",
     "SafetyWord",
     "Seed003Summary",
+    "as_ratio",
     "benjamini_hochberg",
     "change_verdict",
     "change_verdicts",

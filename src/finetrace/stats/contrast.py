@@ -71,13 +71,13 @@ class Pooled:
     @property
     def smallest_detectable_ratio(self) -> float | None:
         """The same as a ratio, where the effect is a log ratio; None too where it is beyond `LARGEST_RATIO`."""
-        return ratio(self.smallest_detectable or None)
+        return as_ratio(self.smallest_detectable)
 
 
-def ratio(log_ratio: float | None) -> float | None:
+def as_ratio(log_ratio: float | None) -> float | None:
     """exp of a log ratio; None for None and beyond `LARGEST_RATIO`, as with two layers of two seeds that differ widely.
 
-    >>> ratio(0.0), ratio(14.0), ratio(1e4)
+    >>> as_ratio(0.0), as_ratio(14.0), as_ratio(1e4)
     (1.0, None, None)
     """
     if log_ratio is None or not log_ratio <= math.log(LARGEST_RATIO):

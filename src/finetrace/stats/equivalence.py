@@ -73,7 +73,7 @@ def group_verdict(
 
 def _why(found: Pooled, margin: float, apart: bool) -> str:
     smallest = found.smallest_detectable_ratio
-    size = "no ratio would be seen for sure: there are too few layers or seeds"
+    size = "too few layers and seeds to say what ratio would be seen"
     if smallest is not None:
         size = f"a ratio of {smallest:.2f} would be seen with chance 0.8"
     if apart:

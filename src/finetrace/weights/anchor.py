@@ -73,7 +73,7 @@ def _extra(delta: Delta, group: Group, factor: float) -> Extra:
     def entries(x: Float[Tensor, "*any in"]) -> Float[Tensor, "*any out"]:
         nonlocal ids, values
         ids, values = ids.to(x.device), values.to(x.device)
-        # Dense for this call alone: torch's sparse tensors warn, differently in every release, and are no faster here.
+        # Dense for this call alone: torch's sparse tensors warn, differently in every release, and are slower at these densities.
         part = torch.zeros(delta.shape, device=x.device)
         part.view(-1)[ids] = values
         return nn.functional.linear(x.float(), part)

@@ -22,6 +22,7 @@ from finetrace.core.page import (
 from finetrace.core.result import Columns
 from finetrace.methods.neuron_drift.result import Analysis, Anchor, Comparison, Result
 from finetrace.methods.neuron_drift.words import NUMBERS, control, group
+from finetrace.stats import as_ratio
 
 BALANCED = 0.1
 """Standardised gap up to which matching is taken to have worked."""
@@ -55,8 +56,9 @@ def _summary(result: Result) -> str:
         return "Nothing to compare: the fine-tune changes no matrix that holds a safety group."
     of = "" if share is None else f" ({share:.0%} of the group lies in adapted matrices)"
     ratio = f"{math.exp(found.theta.value):.3g}"
-    if found.theta.low is not None and found.theta.high is not None:
-        ratio += f" [{math.exp(found.theta.low):.3g}, {math.exp(found.theta.high):.3g}]"
+    low, high = as_ratio(found.theta.low), as_ratio(found.theta.high)
+    if low is not None and high is not None:
+        ratio += f" [{low:.3g}, {high:.3g}]"
     runs = (
         "of this run alone" if result.analysis.seeds == 1 else f"over {result.analysis.seeds} training seeds"
     )
@@ -101,19 +103,15 @@ def _warnings(result: Result) -> list[str]:
     return found
 
 
-def _exp(value: float | None) -> float | None:
-    return None if value is None else math.exp(value)
-
-
 def verdicts_table(analysis: Analysis) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             group(c.group),
             control(c.kind),
             c.word,
-            _exp(c.theta.value),
-            _exp(c.theta.low),
-            _exp(c.theta.high),
+            as_ratio(c.theta.value),
+            as_ratio(c.theta.low),
+            as_ratio(c.theta.high),
             c.p_holm,
             c.p,
             c.p_permutation,

@@ -39,8 +39,8 @@ class Comparison:
     high90: the interval of the equivalence test. unweighted: the plain mean over matrices. seeds, layers, matrices: what it
     was pooled over; dropped: matrices without drift or partners. p_holm: within the confirmatory family, None outside.
     p_permutation: swaps of matched pairs by whole columns; p_flip: signs of the matrices. superiority: chance that an entry
-    moved more than its matched one. smallest_detectable: true ratio that would be seen with chance 0.8, None where none can be named. rate: share of
-    the group that found a partner; balance: what the matching was on -> standardised gap left between the groups.
+    moved more than its matched one. smallest_detectable: true ratio that would be seen with chance 0.8, None where none can be
+    named. rate: share of the group that found a partner; balance: what the matching was on -> standardised gap left between the groups.
     word, reason: as `finetrace.stats.group_verdict` gives them, "undecided" where too few found a partner or the group is
     mostly noise.
     """

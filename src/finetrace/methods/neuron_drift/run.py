@@ -25,6 +25,7 @@ from finetrace.methods.neuron_drift.grouping import Grouped, grouped, picked
 from finetrace.methods.neuron_drift.margin import anchored
 from finetrace.methods.neuron_drift.measuring import Deltas, drift_rows, matched_pairs, seed003_table
 from finetrace.methods.neuron_drift.result import Analysis, Comparison, Result
+from finetrace.stats import as_ratio
 from finetrace.weights.read import dense_weight, oriented
 from finetrace.weights.scores import linear_layers, score
 
@@ -129,7 +130,7 @@ def _ratio(found: Comparison) -> Estimate:
     theta, unit = found.theta, "times"
     if theta.value is None:
         return Estimate(None, unit, 0, None)
-    low, high = (None if end is None else math.exp(end) for end in (theta.low, theta.high))
+    low, high = as_ratio(theta.low), as_ratio(theta.high)
     replicates = None if theta.replicates is None else np.exp(theta.replicates)
     return Estimate(math.exp(theta.value), unit, theta.n, None, low, high, replicates)
 
