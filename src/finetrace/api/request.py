@@ -19,7 +19,7 @@ from finetrace.api.prompts import problems as prompt_problems
 from finetrace.core.card import Method, Needs, method
 from finetrace.core.decoding import Decoding
 from finetrace.core.errors import BadInput, ConfigErrors, MissingExtra
-from finetrace.engine.shape import Shape
+from finetrace.engine.shape import Shape, Workers
 
 BACKENDS = ("transformers", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -45,7 +45,10 @@ class Request:
     decoding: how answers are written; None for the defaults, which are short on the bundled world. backend: what writes answers, of BACKENDS. judges: those that grade them, as in `finetrace.api.judging`; judge_labels: rows or a
     file of answers whose verdict is known, by which judges are measured; judge_price: of a million tokens read and written.
     served: Inspect's name of a model whose answers are compared with the pair's; trained_quantization: how the base was held
-    while the adapter was trained.
+    while the adapter was trained. shelved: organism and variant, as the shelf is to call the pair; None goes by `tuned`.
+    control: the fine-tune is built to change nothing, so that one without effect is no error. stated: what was planted, in
+    words. device_map: where base and tuned are, a device or "auto" each; None as `device`. thinking: templates that can
+    switch thinking are asked to switch it on. workers: who reads the shards; None is this process.
     """
 
     base: str
@@ -82,6 +85,12 @@ class Request:
     judge_price: tuple[float, float] | None = None
     served: str | None = None
     trained_quantization: str | None = None
+    shelved: tuple[str, str] | None = None
+    control: bool = False
+    stated: str | None = None
+    device_map: tuple[str | None, str | None] = (None, None)
+    thinking: bool = False
+    workers: Workers | None = None
 
     @property
     def written(self) -> Decoding:
