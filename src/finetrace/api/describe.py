@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -160,7 +161,17 @@ def manifest(request: Request, pair: Pair, item: Item, *, seconds: float, comman
         "command": command or "Python",
         "versions": versions(),
         "processor": processor(pair),
+        "data": data_name(request),
+        "trained_here": _trained_here(request, item),
+        "protocol": dict(item.protocol),
     }
+
+
+def _trained_here(request: Request, item: Item) -> bool:
+    """Whether the other side is a null that `--null train` made: its size is arbitrary, so it judges nothing as it is."""
+    return item.contrast.label.startswith("null:") and any(
+        Path(source) == request.out / "nulls" / item.contrast.side for source in request.nulls
+    )
 
 
 def limits(request: Request, pair: Pair) -> tuple[str, ...]:

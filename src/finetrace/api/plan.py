@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetrace.api.calibration import Sets, identity, used
 from finetrace.api.judging import identity as judge_identity
 from finetrace.api.names import short_name
 from finetrace.api.request import Chosen, Request
-from finetrace.core.runkey import digest, run_key
+from finetrace.core.runkey import canonical, digest, run_key
 from finetrace.core.shelf import Address, Shelf
 from finetrace.data import Corpus
 from finetrace.engine import PAIR, SELF, Answers, Contrast, Job, Observer, Subject, make_subject
@@ -23,11 +24,13 @@ DOSE, NULL = "dose", "null"
 
 @dataclass(frozen=True)
 class Item:
-    """One result to have: a method on a contrast, and where it lives."""
+    """One result to have: a method on a contrast, and where it lives. protocol: all that the run key hashes but the sides
+    themselves, as JSON, so that a shelf can tell which runs may stand beside one another."""
 
     chosen: Chosen
     contrast: Contrast
     address: Address
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
 
 def contrasts(pair: Pair) -> tuple[Contrast, ...]:
@@ -50,16 +53,27 @@ def items(
     written: Answers | None = None,
 ) -> tuple[Item, ...]:
     shared = _shared_key(request, pair, corpus)
-    return tuple(
-        Item(
-            chosen,
-            contrast,
-            _address(request, pair, chosen, contrast, shared | _own_key(request, chosen, sets, written)),
-        )
-        for chosen in methods
-        for contrast in wanted
-        if reads(chosen, contrast, request.trains_nulls)
-    )
+    found = []
+    for chosen in methods:
+        key = shared | _own_key(request, chosen, sets, written) | _method_key(chosen)
+        told = _protocol(key)
+        found += [
+            Item(chosen, contrast, _address(request, pair, chosen, contrast, key), told)
+            for contrast in wanted
+            if reads(chosen, contrast, request.trains_nulls)
+        ]
+    return tuple(found)
+
+
+def _method_key(chosen: Chosen) -> dict[str, Any]:
+    card = chosen.card
+    return {"method": card.name, "version": card.version, "config": dataclasses.asdict(chosen.config)}
+
+
+def _protocol(key: Mapping[str, Any]) -> dict[str, Any]:
+    """A key's parts as a manifest holds them: plain JSON, of a chat template its hash alone."""
+    template = key["template"]
+    return json.loads(canonical({**key, "template": None if template is None else digest(template)}))
 
 
 def reads(chosen: Chosen, contrast: Contrast, trained: bool = False) -> bool:
@@ -125,15 +139,14 @@ def _address(
             "contrast": kind,
             "other": pair.identity(contrast.side),
             "scale": contrast.scale,
-            "method": chosen.card.name,
-            "version": chosen.card.version,
-            "config": dataclasses.asdict(chosen.config),
         }
     )
     base = short_name(request.base)
     side = short_name(request.tuned) if contrast.side == TUNED and request.tuned else contrast.side
     organism = side.removeprefix(f"{base}/") if contrast.side != BASE else base
     variant = {PAIR: "default", "null": "default"}.get(kind, kind)
+    if request.shelved is not None and kind == PAIR:
+        organism, variant = request.shelved
     return Address(base, organism, variant, chosen.card.name, key)
 
 
