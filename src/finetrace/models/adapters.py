@@ -171,13 +171,41 @@ def saved_modules(peft_model: Any, name: str) -> dict[str, Any]:
 
 
 def switch(peft_model: Any, name: str | None) -> None:
-    """Makes `name` the one active adapter, or none of them (the base, bit-exactly)."""
-    if name is None:
-        peft_model.base_model.disable_adapter_layers()
-        return
-    peft_model.base_model.enable_adapter_layers()
-    peft_model.base_model.set_adapter(name, inference_mode=True)
-    peft_model.requires_grad_(False)
+    """Makes `name` the one active adapter, or none of them (the base, bit-exactly).
+
+    PEFT's own calls also ask every tensor for gradients and take that back, in four walks over all modules: on a small
+    model that costs more than a forward. Here every tensor stays as frozen as `attach` left it.
+    """
+    layers, wrappers = _switches(peft_model)
+    for layer in layers:
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
+    for wrapper in wrappers:
+        wrapper.enable_adapters(name is not None)
+        if name is not None:
+            wrapper.set_adapter([name] if name in wrapper._adapters else [], inference_mode=True)
+        wrapper.requires_grad_(False)
+    if name is not None:
+        peft_model.base_model.active_adapter = name
+
+
+def _switches(peft_model: Any) -> tuple[list[Any], list[Any]]:
+    """Adapted layers, and wrappers of modules that are replaced as a whole; an adapter's own modules are not walked."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    layers, wrappers, todo = [], [], [peft_model.base_model.model]
+    while todo:
+        module = todo.pop()
+        inner = module._modules
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            wrappers.append(module)
+        elif isinstance(module, BaseTunerLayer):
+            layers.append(module)
+            inner = {"base_layer": inner.get("base_layer")}
+        todo += [one for one in inner.values() if one is not None]
+    return layers, wrappers
 
 
 @contextmanager
