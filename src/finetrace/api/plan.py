@@ -96,7 +96,7 @@ def _own_key(request: Request, chosen: Chosen, sets: Sets, written: Answers | No
     answered and judged; no texts if it sees none."""
     if not chosen.card.runs:
         return {}
-    own: dict[str, Any] = {} if chosen.card.observes else dict.fromkeys(_OF_TEXTS)
+    own: dict[str, Any] = {} if chosen.card.observes or chosen.needs.steps else dict.fromkeys(_OF_TEXTS)
     own |= {"calibration": {name: identity(rows) for name, rows in used(chosen.needs, sets).items()}}
     if chosen.needs.prompts and written is not None:
         own |= {"asked": written.identity}

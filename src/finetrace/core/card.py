@@ -43,7 +43,8 @@ class Needs:
     base against itself. dosed: whether it also runs on nulls at the pair's dose; not where scaling a change moves nothing.
     passes: how often it reads its calibration sets on one contrast, in forwards (a forward and its backward are three).
     prompts: whether it asks the desk for prompts. answers: whether it also asks for both sides' answers to them. judged:
-    whether judges that the user named may be asked about them. nulls: whether it also runs on the nulls.
+    whether judges that the user named may be asked about them. nulls: whether it also runs on the nulls. steps: whether its
+    `run` reads the texts through the desk (to train on them, say).
     """
 
     logits: bool = False
@@ -59,6 +60,7 @@ class Needs:
     answers: bool = False
     judged: bool = False
     nulls: bool = True
+    steps: bool = False
 
 
 @dataclass(frozen=True)

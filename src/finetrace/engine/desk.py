@@ -13,9 +13,14 @@ import numpy as np
 
 from finetrace.core.card import Method
 from finetrace.core.errors import BadInput
+from finetrace.data import Corpus
 from finetrace.data.examples import Example
 from finetrace.data.prompts import Prompt
 from finetrace.engine.answers import Answer, Answers
+from finetrace.engine.observer import Contrast
+from finetrace.engine.shape import Shape
+from finetrace.engine.step import Step
+from finetrace.engine.stream import stream
 from finetrace.engine.subject import Subject
 from finetrace.models import Pair
 from finetrace.stats.prevalence import Accuracy
@@ -35,7 +40,8 @@ class Desk:
     at the pair's dose). sets: calibration set -> how its examples are made; a set that was not given is absent. scratch:
     a folder of this result alone, for a journal; it need not exist, and it goes when the result is saved. remembered: what
     `once` keeps for the method's other contrasts. batch_size: texts at once. advance(done, total): so much of this
-    contrast's work is done by now; the unit is the method's own. tell: a line that a user should read. written: what the
+    contrast's work is done by now; the unit is the method's own. corpus, shape: the texts and how they go through the models;
+    None where the method's card asks for no steps. tell: a line that a user should read. written: what the
     sides answer to the audit's prompts; None where no method asks for prompts. judges: those that the user named, by name;
     measured: how right each of them is on labelled answers, where there are such.
     """
@@ -49,6 +55,8 @@ class Desk:
     sets: Mapping[str, Callable[[], list[Example]]]
     remembered: dict[str, Any]
     batch_size: int = 16
+    corpus: Corpus | None = None
+    shape: Shape = field(default_factory=Shape)
     written: Answers | None = None
     judges: Mapping[str, Judge] = field(default_factory=dict)
     measured: Mapping[str, Accuracy] = field(default_factory=dict)
@@ -66,6 +74,16 @@ class Desk:
                 f"The calibration set '{name}' was not given; given: {', '.join(self.sets) or 'none'}."
             )
         return self.once(f"samples of {name}", self.sets[name])
+
+    def steps(self, layers: Sequence[int | float], *, shuffled: int | None = None) -> Iterator[Step]:
+        """The texts, a batch at a time, with both sides' hidden states after each of `layers`; as often as it is called.
+
+        shuffled: a seed to take shards in another order by. The states are those that an observer of the pass sees.
+        """
+        if self.corpus is None:
+            raise BadInput("This method's card asks for no steps (Needs.steps).")
+        contrast = Contrast("desk", self.side, scale=self.scale, echo=self.side == "base")
+        return stream(self.pair, self.corpus, contrast, layers, self.shape, shuffled=shuffled)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

@@ -129,7 +129,7 @@ def run_shard(
         }
         crew = _Crew(jobs, observers, heads, kernel)
         for batch in batches(corpus, shard, batch_size):
-            _feed(pair, _on_device(batch, pair.device), crew)
+            _feed(pair, on_device(batch, pair.device), crew)
     return observers
 
 
@@ -143,7 +143,7 @@ class _Crew:
     kernel: Kernel | None
 
 
-def _on_device(batch: Batch, device: torch.device) -> Batch:
+def on_device(batch: Batch, device: torch.device) -> Batch:
     tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "key"}
     return replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
@@ -157,7 +157,7 @@ def _feed(pair: Pair, batch: Batch, crew: _Crew) -> None:
     others: dict[Contrast, Hidden] = {}
     for contrast in dict.fromkeys(job.contrast for job in crew.jobs):
         others[contrast] = other_side(pair, contrast, batch, wanted, final)
-    steps = {contrast: _step(batch, base, other) for contrast, other in others.items()}
+    steps = {contrast: step_of(batch, base, other) for contrast, other in others.items()}
     pairs = list(zip(crew.jobs, crew.observers, strict=True))
     for job, observer in pairs:
         observer.see(steps[job.contrast])
@@ -212,7 +212,7 @@ def _echo(pair: Pair, side: str, batch: Batch, layers: tuple[int, ...], final: b
     return Hidden(None if echo.final is None else echo.final[:, :width].flip(0), narrow)
 
 
-def _step(batch: Batch, base: Hidden, other: Hidden) -> Step:
+def step_of(batch: Batch, base: Hidden, other: Hidden) -> Step:
     return Step(
         row=batch.row,
         key=batch.key,
