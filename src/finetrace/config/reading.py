@@ -35,10 +35,11 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(text: str, where: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds; an empty text is an empty one. where: how errors call the text."""
-    if len(text) > LARGEST:
-        raise BadInput(f"{where} has {len(text):,} characters; a recipe has at most {LARGEST:,}.")
+def read_yaml(text: str, where: str, largest: int = LARGEST) -> dict[str, Any]:
+    """The mapping that a YAML text holds; an empty text is an empty one. where: how errors call the text. largest: in
+    characters."""
+    if len(text) > largest:
+        raise BadInput(f"{where} has {len(text):,} characters; it may have {largest:,}.")
     try:
         loader = _Plain(text)
         try:
@@ -61,7 +62,7 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         raise BadInput(
-            f"{where} holds a {type(found).__name__}; a recipe is settings, one `key: value` a line."
+            f"{where} holds a {type(found).__name__}; it should hold settings, one `key: value` a line."
         )
     return {str(key): value for key, value in found.items()}
 

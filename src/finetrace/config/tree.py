@@ -214,7 +214,8 @@ class RunConfig:
     """One run, composed and checked. model: the organism's base that was chosen (for `model=auto`, its first).
 
     variant: that of organism.finetuned_models[model.name][organism_variant]; the base itself for a control without one.
-    nulls: sources, or ("train",). prompts, judges, rules: as `--prompts`, `--judge` and `--fail-on` of an audit.
+    nulls: sources, or ("train",). prompts, judges, rules: as `--prompts`, `--judge` and `--fail-on` of an audit. notes: what
+    was accepted though it changes nothing here, to be told before the run.
     """
 
     organism: OrganismEntry
@@ -237,3 +238,4 @@ class RunConfig:
     reveal: bool = False
     compile: bool = False
     debug: bool = False
+    notes: tuple[str, ...] = ()
