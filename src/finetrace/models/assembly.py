@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from finetrace.core.errors import ModelError, unknown
-from finetrace.models import adapters, head, identity, loading, tokens, vocabulary, words
+from finetrace.models import adapters, head, identity, keep, loading, tokens, vocabulary, words
 from finetrace.models.architecture import Anatomy, anatomy
 from finetrace.models.source import Source
 
 BASE = "base"
 TUNED = "tuned"
+# What of a plan does not reach the base's weights; base itself is told by its folder and content.
+_NOT_THE_BASE = ("base", "others", "tokenizer", "chat_template")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ class Loaded:
     """What is in memory.
 
     parts: body -> model; names: adapter side -> its name in PEFT; shared: base ids of the shared vocabulary, None for
-    all; bytes_shared: full side -> bytes held once with the base. heads, same, vocabulary: made on demand.
+    all; bytes_shared: full side -> bytes held once with the base. heads, same, vocabulary: made on demand. lease: what the
+    base is held by.
     """
 
+    lease: keep.Lease
     parts: dict[str, Anatomy]
     peft: Any | None
     names: dict[str, str]
@@ -83,26 +87,36 @@ def assemble(plan: Plan) -> Loaded:
     tokenizers = tokens.load_tokenizers(
         plan.base, plan.others, plan.tokenizer, plan.chat_template, plan.trust_remote_code
     )
-    parts: dict[str, Anatomy] = {}
+    lease = keep.lease(lambda: _base_key(plan), lambda: _load(plan, BASE))
+    parts = {BASE: lease.parts}
     shared_bytes: dict[str, int] = {}
-    for side in plan.sides:
+    for side in plan.sides[1:]:
         if plan.body(side) != side:
             continue
-        model = loading.load_model(
-            plan.source(side),
-            dtype=plan.dtype,
-            device=plan.device,
-            attn_implementation=plan.attn_implementation,
-            trust_remote_code=plan.trust_remote_code,
-        )
-        parts[side] = anatomy(model)
-        if side != BASE:
-            _refuse_other_shape(parts[BASE], parts[side], plan.source(side).name)
-            shared_bytes[side] = loading.share_identical(model, parts[BASE].model)
+        parts[side] = _load(plan, side)
+        _refuse_other_shape(parts[BASE], parts[side], plan.source(side).name)
+        shared_bytes[side] = loading.share_identical(parts[side].model, parts[BASE].model)
     alignments = _align_all(plan, parts, tokenizers)
     peft, names, fits = _attach_all(plan, parts[BASE])
     shared = vocabulary.shared_rows(alignments, head_rows(parts[BASE]))
-    return Loaded(parts, peft, names, fits, tokenizers, alignments, shared, shared_bytes)
+    return Loaded(lease, parts, peft, names, fits, tokenizers, alignments, shared, shared_bytes)
+
+
+def _load(plan: Plan, side: str) -> Anatomy:
+    model = loading.load_model(
+        plan.source(side),
+        dtype=plan.dtype,
+        device=plan.device,
+        attn_implementation=plan.attn_implementation,
+        trust_remote_code=plan.trust_remote_code,
+    )
+    return anatomy(model)
+
+
+def _base_key(plan: Plan) -> Hashable:
+    """All of the plan that makes the base in memory what it is."""
+    own = {one.name: repr(getattr(plan, one.name)) for one in fields(plan) if one.name not in _NOT_THE_BASE}
+    return (str(plan.base.folder), identity.identity(plan.base), *sorted(own.items()))
 
 
 def read_head(held: Loaded, plan: Plan, side: str, config: Any) -> head.Head:
