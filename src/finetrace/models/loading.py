@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from finetrace.core.errors import BadInput, MissingExtra, ModelError
+from finetrace.models.files import cut, kept, weight_files
 from finetrace.models.source import Source, one_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -72,12 +73,12 @@ def load_model(
         extra |= {"quantization_config": quantisation, "device_map": {"": device}}
     try:
         with quiet():
-            found: Any = _auto_class(source, trust_remote_code).from_pretrained(
-                source.folder,
+            read = _from_kept if source.left_out else _from_folder
+            found: Any = read(
+                source,
+                trust_remote_code=trust_remote_code,
                 dtype=dtype,
                 use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 **extra,
             )
@@ -94,6 +95,32 @@ def load_model(
         keep_packing(model)
         return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _from_folder(source: Source, *, trust_remote_code: bool, **options: Any) -> Any:
+    return _auto_class(source, trust_remote_code).from_pretrained(
+        source.folder, local_files_only=True, trust_remote_code=trust_remote_code, **options
+    )
+
+
+def _from_kept(source: Source, *, trust_remote_code: bool, **options: Any) -> Any:
+    """Of a checkpoint some of whose blocks are left out: these are never read."""
+    import transformers as t
+    from safetensors import safe_open
+
+    config = t.AutoConfig.from_pretrained(
+        source.folder, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    language = t.MODEL_FOR_CAUSAL_LM_MAPPING
+    known: Any = language if type(config) in language else t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    opened = {path: safe_open(path, framework="pt") for path in weight_files(source)}
+    tensors = {name: opened[path].get_slice(entry.name) for path, entry, name in kept(source)}
+    found = known[type(config)].from_pretrained(
+        None, config=cut(config, source), state_dict=tensors, **options
+    )
+    if (source.folder / "generation_config.json").is_file():
+        found[0].generation_config = t.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    return found
 
 
 def nf4(compute: torch.dtype) -> Any:

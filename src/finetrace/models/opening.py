@@ -9,6 +9,7 @@ from finetrace.core.errors import BadInput, ModelError
 from finetrace.models import adapters, loading, tokens
 from finetrace.models.assembly import BASE, TUNED, Plan
 from finetrace.models.files import float32_bytes, validate
+from finetrace.models.idle import without_idle
 from finetrace.models.pair import Pair
 from finetrace.models.source import Source, resolve
 
@@ -54,6 +55,8 @@ def open_pair(
         validate(source)
         if source.kind == "adapter":
             adapters.read_adapter_config(source)
+    others = {side: source and without_idle(source, first) for side, source in others.items()}
+    sources = [first, *(source for source in others.values() if source is not None)]
     where = loading.pick_device(device)
     size = sum(float32_bytes(source) for source in sources if source.kind == "full")
     chosen = loading.pick_dtype(dtype, where, size, tokens.own_dtype(first))

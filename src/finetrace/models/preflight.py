@@ -38,9 +38,10 @@ def preflight(pair: Pair) -> tuple[Check, ...]:
         _dtype(pair),
         _quantised(pair),
         _trained_on(pair, TUNED),
+        *_layers(pair, TUNED),
     ]
     for side in pair.sides[2:]:
-        found = (_vocabulary(pair, side), _trained_on(pair, side))
+        found = (_vocabulary(pair, side), _trained_on(pair, side), *_layers(pair, side))
         checks += [Check(f"{c.name} of the null {side}", c.status, c.text) for c in found if c.status != "ok"]
     return tuple(checks)
 
@@ -185,6 +186,18 @@ def _trained_on(pair: Pair, side: str) -> Check:
     named = _last(said) if said else "no base"
     text = f"It names {named}, and the base given is {_last(base.name)}: on another base its effect means little."
     return Check(name, "warning", text)
+
+
+def _layers(pair: Pair, side: str) -> tuple[Check, ...]:
+    """Nothing of a side whose blocks are all read."""
+    gone = len(pair.source(side).left_out)
+    if not gone:
+        return ()
+    text = (
+        f"{gone} identity layers of the {pair.n_layers + gone} of '{side}' were left out: their outputs are zero, so "
+        "that each adds exactly nothing."
+    )
+    return (Check("layers", "note", text),)
 
 
 def recorded_base(source: Source) -> str | None:

@@ -15,12 +15,14 @@ _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 @dataclass(frozen=True)
 class Source:
-    """One checkpoint on disk. name: as the user gave it. kind: "adapter" or "full". revision: the hub commit, if any."""
+    """One checkpoint on disk. name: as the user gave it. kind: "adapter" or "full". revision: the hub commit, if any.
+    left_out: blocks that are not read, as they add nothing."""
 
     name: str
     folder: Path
     kind: str
     revision: str | None = None
+    left_out: tuple[int, ...] = ()
 
 
 def resolve(given: str | Path, *, revision: str | None = None) -> Source:

@@ -11,6 +11,7 @@ from typing import Any
 from finetrace.core.errors import BadInput, ModelError
 from finetrace.core.files import read_json
 from finetrace.core.runkey import digest
+from finetrace.models.files import cut
 from finetrace.models.loading import LOAD_ERRORS, quiet
 from finetrace.models.source import Source, one_line
 
@@ -90,7 +91,7 @@ def read_config(source: Source, trust_remote_code: bool) -> Any:
             )
     except LOAD_ERRORS as error:
         raise ModelError(f"The config.json of {source.name} could not be read: {one_line(error)}") from error
-    return config.get_text_config(decoder=True)
+    return cut(config, source).get_text_config(decoder=True)
 
 
 def own_dtype(source: Source) -> str | None:
