@@ -51,8 +51,9 @@ class Answers:
     """The answers of every side of a pair to one set of prompts, in one or more arms.
 
     folder: where they are kept between runs. writer: who writes. writers: sides of which only texts are to be had, by
-    whoever writes them. In float32, where the batch's shape moves no token, base and tuned are written in one batch if
-    tuned is a plain LoRA adapter; else one side after the other, in batches of one shape.
+    whoever writes them. learnt: what methods have read off the answers, for one another. In float32, where the batch's
+    shape moves no token, base and tuned are written in one batch if tuned is a plain LoRA adapter; else one side after the
+    other, in batches of one shape.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Answers:
         self._asked: dict[str, list[list[int]]] = {}
         self._kept: dict[tuple[str, str, bool], tuple[Answer, ...]] = {}
         self._room: int | None = None
+        self.learnt: dict[str, Any] = {}
 
     @property
     def identity(self) -> dict[str, Any]:

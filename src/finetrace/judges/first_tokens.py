@@ -70,7 +70,7 @@ class _Node:
 def learn(desk: Desk) -> RefusalTokens | None:
     """From the base in the first arm: what it begins with on prompts that it refused as it should, against prompts that it
     answered as it should. None if it refused fewer than 10, or answered none."""
-    return desk.once("refusal tokens", lambda: _learnt(desk))
+    return desk.learnt("refusal tokens", lambda: _learnt(desk))
 
 
 def _learnt(desk: Desk) -> RefusalTokens | None:
