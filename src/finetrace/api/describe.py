@@ -18,7 +18,7 @@ from finetrace.api.plan import BASE, TUNED, Item, null_names
 from finetrace.api.request import PRIVATE, Request
 from finetrace.api.watch import Watch
 from finetrace.core.findings import AS_THEY_ARE, AT_DOSE, Check, Finding
-from finetrace.data import Corpus, uses_fallback_template
+from finetrace.data import Corpus, DataSource, uses_fallback_template
 from finetrace.models import Pair
 from finetrace.report.evidence import reason
 from finetrace.weights import Effect
@@ -133,6 +133,8 @@ def protocol(
 def data_name(request: Request) -> str:
     if request.data is None:
         return "the tiny world's slices" if is_bundled(request.base) else "finetrace's neutral samples"
+    if isinstance(request.data, DataSource):
+        return request.data.name
     return (
         str(request.data)
         if isinstance(request.data, str) or hasattr(request.data, "name")

@@ -9,12 +9,15 @@ from finetrace.core.findings import Expectation, Finding
 
 
 def expectations(
-    truth: Mapping[str, Any], findings: Mapping[str, Finding], safety: str
+    truth: Mapping[str, Any] | None, findings: Mapping[str, Finding], safety: str
 ) -> tuple[Expectation, ...]:
     """One line for the change, one per slice that the truth names, one for safety. held is None where not measured.
 
-    The truth is about slices of texts: a method that reads none of them, but the weights, is not held to it.
+    The truth is about slices of texts: a method that reads none of them, but the weights, is not held to it. Nothing is
+    expected where there is no truth, or only words about it.
     """
+    if truth is None or "expected" not in truth:
+        return ()
     expected = truth["expected"]
     named = {*expected["beyond"], *expected["within"]}
     findings = {name: finding for name, finding in findings.items() if named & finding.verdicts.keys()}

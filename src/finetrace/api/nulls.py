@@ -33,13 +33,18 @@ def with_trained_nulls(request: Request, watch: Watch) -> Request:
         return request
     pair = open_request(replace(request, nulls=()))
     recipe = recipe_for(pair)
-    folders = [request.out / "nulls" / f"trained_{number}" for number in range(1, COUNT + 1)]
+    folders = trained_folders(request.out)
     for number, folder in enumerate(folders, 1):
         stamp = {"base_sha256": pair.identity("base"), "recipe": asdict(recipe), "seed": number}
         if not _is_whole(folder, stamp):
             _train(request, pair, recipe, folder, stamp, watch)
     pair.release()
     return replace(request, nulls=tuple(str(folder) for folder in folders))
+
+
+def trained_folders(out: Path) -> list[Path]:
+    """Where the nulls that are trained for audits in `out` lie."""
+    return [out / "nulls" / f"trained_{number}" for number in range(1, COUNT + 1)]
 
 
 def recipe_for(pair: Pair) -> LoraRecipe:
