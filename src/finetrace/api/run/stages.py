@@ -51,24 +51,26 @@ def perform(
     *,
     apart: Sequence[str] = (),
     allow_undecided: bool = False,
+    ready: Ready | None = None,
 ) -> Done:
     """Runs the stages of the configuration's mode. What is on the shelf already is not made again.
 
     apart: words by which a sweep's runs differ beside what the report's folder says anyway. allow_undecided: what a rule
-    neither passes nor breaks is to pass. Raises ConfigErrors with all that is wrong before anything loads.
+    neither passes nor breaks is to pass. ready: the first stage, done before for several runs of one pair, which stays
+    loaded. Raises ConfigErrors with all that is wrong before anything loads.
     """
     for note in config.notes:
         watch.tell(note)
     spec = spec_for(config)
     stages, folder = STAGES[config.pipeline.mode], folder_of(config, tuple(apart))
     findings: Findings | None = None
-    ready: Ready | None = None
+    stays = ready is not None
     for number, stage in enumerate(stages, 1):
         watch.tell(f"{stage.capitalize()} ({number} of {len(stages)}): {_what(spec, stage)}.")
         if stage == "preprocessing":
-            ready = _preprocess(spec, watch, alone=len(stages) == 1)
+            ready = ready or _preprocess(spec, watch, alone=len(stages) == 1)
         elif stage == "diffing":
-            findings = _diff(spec, ready, watch, command)
+            findings = _diff(spec, ready, watch, command, stays)
             findings = _ruled(findings, config, allow_undecided)
             write_report(findings, folder)
         elif findings is None:
@@ -125,10 +127,11 @@ def _tell_cost(request: Request, spec: Spec, watch: Watch) -> None:
         watch.tell(f"{name}: {text}")
 
 
-def _diff(spec: Spec, ready: Ready | None, watch: Watch, command: str) -> Findings:
+def _diff(spec: Spec, ready: Ready | None, watch: Watch, command: str, stays: bool) -> Findings:
     ready = ready or make_ready(spec.request, spec.chosen, watch)
     found = run_ready(ready, watch, command=command)
-    ready.opened.pair.release()
+    if not stays:
+        ready.opened.pair.release()
     return found.findings
 
 
