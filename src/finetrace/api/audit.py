@@ -24,7 +24,6 @@ from finetrace.api.verdicts import findings, worst
 from finetrace.api.watch import Watch
 from finetrace.core.errors import DataError
 from finetrace.core.findings import Finding, Findings
-from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus, DataSource, Row, build_corpus, bundled_rows, read_rows
 from finetrace.data.prompts import Prompt
 from finetrace.engine import Answers
@@ -73,7 +72,7 @@ def answers_for(request: Request, pair: Pair, prompts: Sequence[Prompt], watch: 
         prompts,
         request.written,
         arms=arms_for(request, pair, prompts, watch.tell),
-        folder=request.out / "runs" / ".answers",
+        folder=request.shelf.aside(".answers"),
         tell=watch.tell,
         writer=_writer(request),
     )
@@ -166,7 +165,7 @@ def run_ready(ready: Ready, watch: Watch, *, command: str = "") -> Found:
     """The audit from its first forward on. Results that are already whole on the shelf are read, not made again."""
     request, opened = ready.request, ready.opened
     told = served(request, opened.written)
-    shelf = Shelf(request.out / "runs")
+    shelf = request.shelf
     maker = Maker(request, ready.methods, opened, shelf, watch, command)
     maker.make(contrasts(opened.pair))
     if request.dose and null_names(opened.pair) and request.tuned is not None:

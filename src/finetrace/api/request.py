@@ -19,6 +19,7 @@ from finetrace.api.prompts import problems as prompt_problems
 from finetrace.core.card import Method, Needs, method
 from finetrace.core.decoding import Decoding
 from finetrace.core.errors import BadInput, ConfigErrors, MissingExtra
+from finetrace.core.shelf import Shelf
 from finetrace.data.sources import DataSource
 from finetrace.engine.shape import Shape, Workers
 
@@ -100,6 +101,12 @@ class Request:
         """How answers are written."""
         usual = TINY_DECODING if is_bundled(self.base) else DECODING
         return self.decoding or replace(usual, seed=self.seed)
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where results are kept; behind it the folder that FINETRACE_SHELF names, which several audits may share."""
+        shared = os.environ.get("FINETRACE_SHELF")
+        return Shelf(self.out / "runs", Path(shared) if shared else None)
 
     @property
     def trains_nulls(self) -> bool:

@@ -63,11 +63,18 @@ class Figures:
 
 @dataclass(frozen=True)
 class Shelf:
+    """lent: the root of a shelf that others use too, or None: a run that only it holds is copied from there, and what is
+    saved here is copied there."""
+
     root: Path
+    lent: Path | None = None
 
     def path(self, address: Address) -> Path:
+        return self.root / self._folder(address)
+
+    def _folder(self, address: Address) -> Path:
         parts = (address.base, address.tuned, address.variant, address.method, address.key)
-        return self.root.joinpath(*(slug(part) for part in parts))
+        return Path(*(slug(part) for part in parts))
 
     def scratch(self, address: Address) -> Path:
         """Where the journal of an unfinished run lives; it goes when the run is whole."""
@@ -75,7 +82,13 @@ class Shelf:
 
     def holds(self, address: Address) -> bool:
         """Is the run whole and unchanged since it was written?"""
-        return intact(self.path(address))
+        if intact(self.path(address)):
+            return True
+        return self.lent is not None and _copy(self.lent, self.root, self._folder(address))
+
+    def aside(self, name: str) -> Path:
+        """The folder of what is kept beside the runs and named by its own key, such as answers."""
+        return (self.lent or self.root) / name
 
     def save(self, address: Address, result: Any, manifest: dict[str, Any]) -> Path:
         """Writes the result's files, then the manifest, and drops the run's journal."""
@@ -100,6 +113,8 @@ class Shelf:
             },
         )
         shutil.rmtree(self.scratch(address), ignore_errors=True)
+        if self.lent is not None:
+            _copy(self.root, self.lent, self._folder(address))
         return folder
 
     def load(self, address: Address, kind: type[T]) -> T:
@@ -125,6 +140,15 @@ def intact(folder: Path) -> bool:
         return all(_sha256((folder / name).read_bytes()) == digest for name, digest in hashes.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _copy(source: Path, target: Path, folder: Path) -> bool:
+    """Copies a whole run, its manifest last; False, and nothing is copied, if the source does not hold it."""
+    if not intact(source / folder):
+        return False
+    for name in (*read_json(source / folder / "manifest.json")["files"], "manifest.json"):
+        write_bytes(target / folder / name, (source / folder / name).read_bytes())
+    return True
 
 
 def _check(folder: Path) -> None:

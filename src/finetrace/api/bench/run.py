@@ -19,7 +19,6 @@ from finetrace.api.watch import Watch
 from finetrace.core.card import method
 from finetrace.core.errors import BadInput
 from finetrace.core.findings import SliceVerdict
-from finetrace.core.shelf import Shelf
 from finetrace.data import Row, read_rows
 from finetrace.engine import PAIR
 from finetrace.stats import false_positive_bound
@@ -83,7 +82,7 @@ def bench(
     )  # fmt: skip
     chosen = check(request)
     opened = open_all(request, read_rows(rows), None, trained=False, sets=calibration_sets(request, chosen))
-    maker = Maker(request, chosen, opened, Shelf(out / "runs"), watch or Watch(), "finetrace bench")
+    maker = Maker(request, chosen, opened, request.shelf, watch or Watch(), "finetrace bench")
     maker.make([c for c in contrasts(opened.pair) if c.label.startswith("null:")])
     results = {
         name: {label.removeprefix("null:"): result for label, result in by_label.items()}
