@@ -18,7 +18,7 @@ def open_request(request: Request) -> Pair:
         revision=request.revision,
         tuned_revision=request.tuned_revision,
         attn_implementation=request.attn_implementation,
-        tokenizer=request.tokenizer,
+        tokenizer=resolve(request.tokenizer) if request.tokenizer is not None else None,
         chat_template=request.chat_template,
         trust_remote_code=request.trust_remote_code,
     )

@@ -31,8 +31,9 @@ def open_pair(
 ) -> Pair:
     """Opens a pair: checks the form of every file now, loads weights on first use.
 
-    base, tuned, nulls: local folders or hub ids (`org/repo`, `org/repo/subfolder`); tuned is an adapter, a full
-    checkpoint, or None for the base against itself. chat_template: a template, or a file that holds one.
+    base, tuned, nulls, tokenizer: local folders or hub ids (`org/repo`, `org/repo/subfolder`, either with `@revision`);
+    tuned is an adapter, a full checkpoint, or None for the base against itself. tokenizer: of both sides. chat_template: a
+    template, or a file that holds one.
     """
     if quantization is not None:
         raise ModelError(
@@ -67,7 +68,7 @@ def open_pair(
             dtype=chosen,
             device=where,
             attn_implementation=attn_implementation,
-            tokenizer=tokenizer,
+            tokenizer=None if tokenizer is None else tokens.tokenizer_folder(tokenizer),
             chat_template=tokens.read_template(chat_template),
             trust_remote_code=trust_remote_code,
         )

@@ -13,7 +13,7 @@ from finetrace.core.files import read_json
 from finetrace.core.runkey import digest
 from finetrace.models.files import cut
 from finetrace.models.loading import LOAD_ERRORS, quiet
-from finetrace.models.source import Source, one_line
+from finetrace.models.source import Source, located, one_line
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -39,6 +39,14 @@ def load_tokenizer(name: str, folder: Path, trust_remote_code: bool = False) -> 
             )
     except LOAD_ERRORS as error:
         raise ModelError(f"The tokenizer of {name} could not be loaded: {one_line(error)}") from error
+
+
+def tokenizer_folder(given: str | Path) -> Path:
+    """Where a tokenizer that was named lies: a folder, or a hub id, of which no weights are fetched."""
+    folder, _ = located(given, weights=False)
+    if not has_tokenizer(folder):
+        raise ModelError(f"{given} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES[:3])}).")
+    return folder
 
 
 def load_tokenizers(
