@@ -14,8 +14,8 @@ from finetrace.api.calibration import problems as calibration_problems
 from finetrace.api.defaults import DECODING, METHODS, TINY_DECODING
 from finetrace.api.judging import problems as judge_problems
 from finetrace.api.names import check_source, is_bundled, null_sources
-from finetrace.api.options import configure, parse_setting
 from finetrace.api.prompts import problems as prompt_problems
+from finetrace.config.options import configure, parse_setting
 from finetrace.core.card import Method, Needs, method
 from finetrace.core.decoding import Decoding
 from finetrace.core.errors import BadInput, ConfigErrors, MissingExtra

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
+from finetrace.config.peer import Unused
 from finetrace.config.reading import plain
 
 __all__ = ["TAKES", "TAKES_MANY", "UNREADABLE", "Told", "fill", "hint_at", "hints", "near", "read", "takes"]
@@ -40,6 +41,13 @@ class Told:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def unused(self, name: str, value: Any, found: Unused) -> None:
+        """A key that is known, and of no use or impossible here; where it is null there is nothing to say."""
+        if found.wrong:
+            self.problems.append(f"{name} cannot be done: {found.why}.")
+        elif value is not None:
+            self.notes.append(f"{name} has no use here: {found.why}.")
+
 
 def fill(
     kind: type,
@@ -48,25 +56,24 @@ def fill(
     told: Told,
     *,
     checks: Mapping[tuple[type, str], Check] = _NO_CHECKS,
-    ignored: Callable[[str], str | None] = lambda name: None,
+    unused: Callable[[str, Any], Unused | None] = lambda name, value: None,
 ) -> Any:
     """A dataclass of `kind` from plain values: keys that it lacks, wrong types and what `checks` say are told.
 
     name: the dotted name of what is filled, "" for the root. checks: (dataclass, field) -> what is wrong with a value, if
-    anything. ignored: dotted name -> why a key that the dataclass lacks is accepted, if it is. What cannot be read keeps
-    its default.
+    anything. unused: what is known of a key that the dataclass lacks, if anything. What cannot be read keeps its default.
     """
     wanted = hints(kind)
     made: dict[str, Any] = {}
     for key, value in values.items():
         dotted = f"{name}.{key}" if name else key
         if key not in wanted:
-            if (note := ignored(dotted)) is not None:
-                told.notes.append(f"{dotted} is {note}")
+            if (known := unused(dotted, value)) is not None:
+                told.unused(dotted, value, known)
             else:
-                told.problems.append(f"There is no '{dotted}'.{near(key, wanted)}")
+                told.problems.append(f"There is no '{dotted}'.{near(key, wanted, dotted.removesuffix(key))}")
             continue
-        found = read(wanted[key], value, dotted, told, checks=checks, ignored=ignored)
+        found = read(wanted[key], value, dotted, told, checks=checks, unused=unused)
         if found is UNREADABLE:
             continue
         check = checks.get((kind, key))
@@ -113,12 +120,12 @@ def takes(hint: Any) -> str:
     return f"{words}, or null" if optional else words
 
 
-def near(name: str, known: Any) -> str:
-    """A hint at the nearest known name, else all of them where they are few."""
+def near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A hint at the nearest known name, else all of them. prefix: what they stand behind."""
     names = sorted(known)
     found = get_close_matches(name, names, n=1, cutoff=0.5)
     if found:
-        return f" Did you mean '{found[0]}'?"
+        return f" Did you mean '{prefix}{found[0]}'?"
     return f" Known: {', '.join(names) or 'none'}."
 
 

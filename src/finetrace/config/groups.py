@@ -13,13 +13,13 @@ from typing import Any
 
 from finetrace.config.checks import CHECKS
 from finetrace.config.fill import Told, fill, near
-from finetrace.config.peer import ignored
+from finetrace.config.peer import MOVED, unused
 from finetrace.config.reading import read_yaml
 from finetrace.config.recipes import SHIPPED
 from finetrace.config.tree import AUTO, DataSet, Infrastructure, ModelEntry, OrganismEntry
 from finetrace.core.errors import BadInput, ConfigErrors
 
-__all__ = ["GROUPS", "METHOD", "Entry", "entry", "names", "read_entry", "read_file"]
+__all__ = ["GROUPS", "METHOD", "Entry", "entry", "has", "names", "read_entry", "read_file"]
 
 METHOD = "diffing/method"
 KINDS: dict[str, type] = {
@@ -73,15 +73,19 @@ def entry(kind: str, name: str, config_dir: Path | None = None) -> Entry:
     """As `read_entry`, with the file's problems and notes beside what could be read."""
     path, stamp = _find(kind, name, config_dir)
     found = _entry(kind, path, stamp)
-    if kind != "organism" or not any("${" in text for text in _described(found.values)):
+    texts = _described(found.values) if kind == "organism" else {}
+    if not any("${" in text for text in texts.values()):
         return found
-    values = {**found.values}
     try:
-        for key, text in _texts(found.values):
-            values[key] = _with_descriptions(text, config_dir, ())
+        quoted = {key: _with_descriptions(text, config_dir, (name,)) for key, text in texts.items()}
     except BadInput as error:
         return replace(found, problems=(*found.problems, str(error)))
-    return _made(kind, path, values)
+    return _made(kind, path, {**found.values, **quoted})
+
+
+def has(kind: str, name: str, config_dir: Path | None = None) -> bool:
+    """Whether a group has a file of that name."""
+    return bool(_NAME.fullmatch(name)) and _there(kind, name, config_dir) is not None
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
@@ -103,9 +107,20 @@ def _folders(kind: str, config_dir: Path | None) -> list[Path]:
 def _find(kind: str, name: str, config_dir: Path | None) -> tuple[Path, tuple[int, int]]:
     if not _NAME.fullmatch(name) or ".." in name:
         raise BadInput(
-            f"{kind}={name} is no name: a group's files are chosen by name, without folders. "
-            "Files of your own lie in the folder that --config-dir names."
+            f"'{kind}={name}' holds no name: the files of a group are chosen by name, without folders. "
+            "Your own lie in the folder that --config-dir names."
         )
+    found = _there(kind, name, config_dir)
+    if found is not None:
+        return found
+    known = names(kind, config_dir)
+    hint = near(name, known)
+    if "mean" not in hint and len(known) > _LISTED:
+        hint = f" `finetrace list {kind}s` shows all {len(known)}."
+    raise BadInput(f"There is no {kind.rpartition('/')[2]} '{name}'.{hint}")
+
+
+def _there(kind: str, name: str, config_dir: Path | None) -> tuple[Path, tuple[int, int]] | None:
     for folder in _folders(kind, config_dir):
         path = folder / f"{name}.yaml"
         try:
@@ -114,11 +129,7 @@ def _find(kind: str, name: str, config_dir: Path | None) -> tuple[Path, tuple[in
             continue
         if stat.S_ISREG(status.st_mode):
             return path, (status.st_mtime_ns, status.st_size)
-    known = names(kind, config_dir)
-    hint = near(name, known)
-    if "mean" not in hint and len(known) > _LISTED:
-        hint = f" `finetrace list {kind}s` shows all {len(known)}."
-    raise BadInput(f"There is no {kind.rpartition('/')[2]} '{name}'.{hint}")
+    return None
 
 
 @lru_cache(maxsize=4096)
@@ -136,21 +147,21 @@ def _entry(kind: str, path: Path, stamp: tuple[int, int]) -> Entry:
 
 
 def _made(kind: str, path: Path, values: Mapping[str, Any]) -> Entry:
-    values = {"name": path.stem, **values}
+    named = {
+        MOVED.get(f"{kind}.{key}", f"{kind}.{key}").removeprefix(f"{kind}."): values[key] for key in values
+    }
+    values = {"name": path.stem, **named}
     if kind not in KINDS:
         return Entry(kind, path.stem, path, values, values)
     told = Told()
-    value = fill(KINDS[kind], values, kind, told, checks=CHECKS, ignored=ignored)
+    value = fill(KINDS[kind], values, kind, told, checks=CHECKS, unused=unused)
     return Entry(kind, path.stem, path, values, value, tuple(told.problems), tuple(told.notes))
 
 
-def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = ((key, values.get(key)) for key in ("description", "description_long"))
-    return [(key, text) for key, text in found if isinstance(text, str)]
-
-
-def _described(values: Mapping[str, Any]) -> list[str]:
-    return [text for _, text in _texts(values)]
+def _described(values: Mapping[str, Any]) -> dict[str, str]:
+    """The texts that may quote another organism's description."""
+    found = {key: values.get(key) for key in ("description", "description_long")}
+    return {key: text for key, text in found.items() if isinstance(text, str)}
 
 
 def _with_descriptions(text: str, config_dir: Path | None, above: tuple[str, ...]) -> str:
