@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 MISSING = (
@@ -15,8 +16,7 @@ MISSING = (
 def main() -> int:
     """Says so where it can be seen: on the page under streamlit, else on standard error with exit code 2."""
     if find_spec("streamlit") is not None:
-        import streamlit
-
+        streamlit = import_module("streamlit")
         if streamlit.runtime.exists():
             streamlit.error(MISSING)
             return 0

@@ -64,6 +64,9 @@ def pair_facts(request: Request, pair: Pair, effects: Mapping[str, Effect]) -> d
     for side in (BASE, TUNED):
         if pair.source(side).revision is not None:
             facts[f"{side}_revision"] = pair.source(side).revision
+    pinned = {side: pair.source(side).revision for side in null_names(pair)}
+    if any(pinned.values()):
+        facts["null_revisions"] = {side: commit for side, commit in pinned.items() if commit is not None}
     if TUNED in effects:
         facts["effect"] = effects[TUNED].status
         facts["modules_changed"] = effects[TUNED].changed
@@ -79,6 +82,25 @@ def effect_checks(effects: Mapping[str, Effect]) -> tuple[Check, ...]:
         if side == TUNED or status != "ok":
             checks.append(Check(name, status, found.describe()))
     return tuple(checks)
+
+
+def control_checks(request: Request, found: Mapping[str, Finding]) -> tuple[Check, ...]:
+    """Of a negative control: whether nothing was found, which is what has to come out. Nothing on any other pair."""
+    if not request.control:
+        return ()
+    name, built = "negative control", "This organism is a negative control: it was built to change nothing."
+    chief = {
+        f"{method}.{key}": one.numbers[key]
+        for method, one in found.items()
+        for key in dict.fromkeys((one.primary, *(measure.key for measure in one.measures)))
+        if key in one.numbers
+    }
+    zero = [key for key, reading in chief.items() if reading.value == 0]
+    more = [key for key, reading in chief.items() if reading.value and not reading.below_floor]
+    if more:
+        return (Check(name, "warning", f"{built} And yet something was found: {', '.join(more)}."),)
+    exactly = f" Exactly zero: {', '.join(zero)}." if zero else ""
+    return (Check(name, "ok", f"{built} Nothing was found.{exactly}"),)
 
 
 def not_measured(found: Mapping[str, Finding]) -> tuple[str, ...]:
@@ -123,6 +145,7 @@ def protocol(
         "verdict_against": AT_DOSE if trained else AS_THEY_ARE,
         "quantization": request.quantization,
         "attention": request.attn_implementation or "the architecture's default",
+        **({"thinking": "asked for"} if request.thinking else {}),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "processor": processor(pair),

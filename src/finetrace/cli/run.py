@@ -16,6 +16,7 @@ from finetrace.core.errors import BadInput, FinetraceError
 
 if TYPE_CHECKING:
     from finetrace.api.run.stages import Done
+    from finetrace.api.run.sweep import Ran
     from finetrace.config.tree import RunConfig
 
 EXAMPLE = "Example: finetrace run organism=refusal_erosion model=tinyworld diffing/method=kl seed=3"
@@ -88,15 +89,14 @@ def _with_rules(config: RunConfig, rules: tuple[str, ...]) -> RunConfig:
 
 def _perform(runs: Runs, allow_undecided: bool) -> int:
     """Runs all jobs, told of each; the exit code is the worst of them."""
-    from finetrace.cli.audit import command_line
-    from finetrace.cli.progress import Bars
-
     _prepare_threads(runs)
     if len(runs) > 1:
         return _sweep(runs, allow_undecided)
-    ((config, _),) = runs
     from finetrace.api.run.stages import perform
+    from finetrace.cli.audit import command_line
+    from finetrace.cli.progress import Bars
 
+    config, _ = runs[0]
     try:
         done = perform(config, Bars(), command_line(), allow_undecided=allow_undecided)
     except FinetraceError:
@@ -107,28 +107,40 @@ def _perform(runs: Runs, allow_undecided: bool) -> int:
 
 
 def _sweep(runs: Runs, allow_undecided: bool) -> int:
-    from finetrace.api.run.stages import apart, perform
+    """Every job, told of when it is done; a table of them all at the end."""
+    from finetrace.api.run.sweep import perform_all, worst_code
     from finetrace.cli.audit import command_line
     from finetrace.cli.progress import Bars
 
-    codes = []
-    for (config, words), differs in zip(runs, apart([said for _, said in runs]), strict=True):
-        watch = Bars()
-        watch.tell(f"[{len(codes) + 1} of {len(runs)}] {' '.join(words)}")
-        try:
-            done = perform(config, watch, command_line(), apart=differs, allow_undecided=allow_undecided)
-            codes.append(_show(done, allow_undecided))
-        except FinetraceError as error:
-            watch.tell(f"finetrace: {' '.join(words)}: {error}")
-            codes.append(error.exit_code)
-    return worst_code(codes)
+    ran = perform_all(
+        runs,
+        Bars,
+        command_line(),
+        allow_undecided=allow_undecided,
+        show=lambda done: _told(done, allow_undecided),
+    )
+    _table(ran)
+    return worst_code(ran)
 
 
-def worst_code(codes: Sequence[int]) -> int:
-    """Of many jobs' exit codes the one to end with: what failed counts before what broke a rule, that before what is
-    undecided."""
-    order = (1, 2, 3, 4)
-    return next((code for code in order if code in codes), 0)
+def _told(done: Done, allow_undecided: bool) -> None:
+    """Where one job's report is, with the gate's files beside it."""
+    from finetrace.cli.gate import Gate
+
+    if done.findings is not None:
+        for _ in Gate(done.config.rules, allow_undecided).write(done.findings, done.folder):
+            pass
+        typer.echo(f"Report: {done.folder / 'report.html'}")
+
+
+def _table(ran: Sequence[Ran]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "change", "safety", "exit code", box=None)
+    for one in ran:
+        table.add_row(" ".join(one.words), one.change or "-", one.safety or "-", str(one.code))
+    Console().print(table)
 
 
 def _prepare_threads(runs: Runs) -> None:
@@ -159,8 +171,7 @@ def _show(done: Done, allow_undecided: bool) -> int:
     for part in summary(done.findings):
         console.print(part)
     if done.graded is not None:
-        for text in done.graded.lines():
-            line(text)
+        line(f"Evaluation: {done.folder / 'evaluation.json'}")
     gate = Gate(done.config.rules, allow_undecided)
     for name, file in (*gate.write(done.findings, done.folder), ("Report", done.folder / "report.html")):
         line(f"{name}: {file}")

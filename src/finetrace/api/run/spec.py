@@ -77,6 +77,7 @@ def request_for(config: RunConfig) -> Request:
         prompts=list(config.prompts) or None,
         decoding=_decoding(config, base),
         judges=config.judges,
+        judge_price=(config.judge_price[0], config.judge_price[1]) if len(config.judge_price) == 2 else None,
         shelved=(config.organism.name, config.organism_variant),
         control=config.organism.control,
         stated=config.organism.description_long.strip() or None,
@@ -181,7 +182,11 @@ def _workers(config: RunConfig) -> Workers | None:
 
 def _problems(config: RunConfig) -> list[str]:
     """What is wrong with the configuration as such, that a request would not show."""
+    from finetrace.api.run import evaluation
+
     return [
+        *evaluation.problems(config),
+        *_price_problems(config.judge_price),
         *_data_problems(config),
         *_template_problems(config),
         *_device_problems(config.infrastructure),
@@ -198,6 +203,14 @@ def _data_problems(config: RunConfig) -> list[str]:
             "or leave out data=organism."
         ]
     return []
+
+
+def _price_problems(price: tuple[float, ...]) -> list[str]:
+    if len(price) in (0, 2):
+        return []
+    return [
+        f"judge_price has {len(price)} numbers; it takes two, of a million tokens read and written, as in [0.15, 0.6]."
+    ]
 
 
 def _template_problems(config: RunConfig) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from finetrace.api.audit import Ready, make_ready, run_ready
 from finetrace.api.request import Request
 from finetrace.api.rules import judge, parse_rule
+from finetrace.api.run.modes import STAGES
 from finetrace.api.run.shelved import at_hand
 from finetrace.api.run.spec import Spec, folder_of, spec_for
 from finetrace.api.watch import Watch
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     from finetrace.api.run.evaluation import Graded
 
 __all__ = ["STAGES", "Done", "apart", "perform"]
-
-STAGES = {
-    "full": ("preprocessing", "diffing", "evaluation"),
-    "no_evaluation": ("preprocessing", "diffing"),
-    "preprocessing": ("preprocessing",),
-    "diffing": ("diffing",),
-    "evaluation": ("evaluation",),
-}
-"""Mode -> its stages, in order."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ def perform(
             write_report(findings, folder)
         elif findings is None:
             findings = _ruled(at_hand(spec, folder), config, allow_undecided)
-    graded = _evaluate(config, findings, watch) if "evaluation" in stages and findings else None
+    graded = _evaluate(config, findings, watch, folder) if "evaluation" in stages and findings else None
     skipped = tuple(name for name in STAGES["full"] if name not in stages)
     return Done(config, folder, findings, graded, skipped)
 
@@ -141,7 +133,9 @@ def _ruled(findings: Findings, config: RunConfig, allow_undecided: bool) -> Find
     return replace(findings, rules=judge(parsed, findings, allow_undecided=allow_undecided))
 
 
-def _evaluate(config: RunConfig, findings: Findings, watch: Watch) -> Graded:
-    from finetrace.api.run.evaluation import evaluate
+def _evaluate(config: RunConfig, findings: Findings, watch: Watch, folder: Path) -> Graded:
+    from finetrace.api.run.evaluation import evaluate, save
 
-    return evaluate(config, findings, watch)
+    graded = evaluate(config, findings, watch)
+    save(graded, folder)
+    return graded
