@@ -104,19 +104,23 @@ _keeper: ContextVar[Keeper | None] = ContextVar("keeper", default=None)
 
 
 @contextmanager
-def keep_bases() -> Iterator[Keeper]:
-    """Pairs that are loaded inside share their bases, one after the other; inside another, that one's."""
+def keep_bases(keeper: Keeper | None = None) -> Iterator[Keeper]:
+    """Pairs that are loaded inside share their bases, one after the other; inside another, that one's.
+
+    keeper: one that keeps its bases afterwards too, for who comes back with it and closes it at the end.
+    """
     outer = _keeper.get()
     if outer is not None:
         yield outer
         return
-    keeper = Keeper()
-    token = _keeper.set(keeper)
+    held = keeper or Keeper()
+    token = _keeper.set(held)
     try:
-        yield keeper
+        yield held
     finally:
         _keeper.reset(token)
-        keeper.close()
+        if keeper is None:
+            held.close()
 
 
 def lease(key: Callable[[], Hashable], load: Callable[[], Anatomy]) -> Lease:
