@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from finetrace.judges.cost import Spent
 
 # Float32 matrices of one chunk of logits that are alive at once, and what other kernels cost beside the products.
-_CHUNK_COPIES, _OVERHEAD = 10, 1.6
+_CHUNK_COPIES, OVERHEAD = 10, 1.6
 # A token that is written costs about so many that are read: its products are of few rows.
-_WRITTEN = 4
+WRITTEN = 4
 _CHARACTERS = 4  # a token of English, about
 
 
@@ -70,7 +70,7 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
         context=pair.max_positions,
     )
     nulls = COUNT if request.trains_nulls else len(null_names(pair))
-    passes = 3 + nulls * (2 if request.dose else 1) if any(one.card.observes for one in methods) else 0
+    passes = passes_of(request, methods, nulls)
     asked = _asked(request, pair, prompts)
     own = [_own(request, pair, one, nulls, sum(asked)) for one in methods if one.card.runs]
     answers = _answers(request, methods, asked, nulls)
@@ -90,7 +90,7 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
         tokens=corpus.n_tokens,
         padded=padded,
         passes=passes,
-        seconds=_OVERHEAD
+        seconds=OVERHEAD
         * 2
         * size
         * (padded * passes + training + sum(tokens for _, tokens in (*own, *answers)))
@@ -109,6 +109,12 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
 # Of a result: bootstrap replicates and pages; and of one that reads logits or hidden states what it keeps of each token of
 # the vocabulary on each slice (as measured on diff_mining, which keeps most).
 _RESULT, _TOKEN_OF_VOCABULARY = 1 << 19, 45
+
+
+def passes_of(request: Request, methods: Sequence[Chosen], nulls: int) -> int:
+    """Forwards of the texts: of the base, the base again, the tuned side, each null, and each null at the pair's dose."""
+    doses = 2 if request.dose and request.tuned is not None else 1
+    return 3 + nulls * doses if any(one.card.observes for one in methods) else 0
 
 
 def results_of(request: Request, methods: Sequence[Chosen], nulls: int) -> int:
@@ -144,7 +150,7 @@ def _answers(
     written = len(asked) * each * sides
     line = f"{written:,} answers ({len(asked)} prompts, {sides} sides), of at most {decoding.max_new_tokens} tokens"
     read = sum(asked) * each * sides
-    return [(line, read + _WRITTEN * written * decoding.max_new_tokens)]
+    return [(line, read + WRITTEN * written * decoding.max_new_tokens)]
 
 
 def judged_by(request: Request, prompts: Sequence[Prompt]) -> dict[str, Spent]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: finetrace run organism=refusal_erosion model=tinyworld diffing/method=kl seed=3"
 JOB = "job"
 
-Runs = tuple[tuple["RunConfig", tuple[str, ...]], ...]
+Runs = Sequence[tuple["RunConfig", tuple[str, ...]]]
 
 
 def add(app: typer.Typer) -> None:
