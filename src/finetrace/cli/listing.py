@@ -15,7 +15,7 @@ from finetrace.core.errors import BadInput
 if TYPE_CHECKING:
     from finetrace.config.tree import OrganismEntry, Variant
 
-FILTERS = "Which organisms or models"
+FILTERS, OF_RUNS = "Which organisms or models", "Which runs"
 AUDITS, RUNS = Path("finetrace-audit"), Path("finetrace-runs")
 # Characters of a line where no screen says how many; on a narrow screen some columns of organisms are left out.
 WIDE, WIDEST, ROOMY, LEFT_OUT = 160, 400, 130, ("type", "models")
@@ -49,13 +49,17 @@ def listing(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Tuned from this model.", rich_help_panel=FILTERS)] = None,
     variant: Annotated[
-        str | None, typer.Option(help="With this variant, e.g. 'mix*'.", rich_help_panel=FILTERS)
+        str | None, typer.Option(help="With this variant, e.g. 'mix*'; runs too.", rich_help_panel=FILTERS)
     ] = None,
     form: Annotated[
         str | None, typer.Option("--form", help="Adapter or full.", rich_help_panel=FILTERS)
     ] = None,
     match: Annotated[
-        str | None, typer.Option(help="This in the name or in what was planted.", rich_help_panel=FILTERS)
+        str | None,
+        typer.Option(
+            help="This in the name or in what was planted, or in a run's folder or command.",
+            rich_help_panel=FILTERS,
+        ),
     ] = None,
     control: Annotated[
         bool | None,
@@ -73,14 +77,50 @@ def listing(
     config_dir: Annotated[
         Path | None, typer.Option(help="Your own organisms and models.", rich_help_panel=FILTERS)
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="On this base, by id or name.", rich_help_panel=OF_RUNS)
+    ] = None,
+    organism: Annotated[
+        str | None, typer.Option(help="Of this fine-tune, e.g. 'cake*'.", rich_help_panel=OF_RUNS)
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of this method.", rich_help_panel=OF_RUNS)] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="pair, self, 'null:*' or 'dose:*'.", rich_help_panel=OF_RUNS)
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Made since: 7d, 12h or a date.", rich_help_panel=OF_RUNS)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Nulls, doses and noise floors too.", rich_help_panel=OF_RUNS)
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write all their numbers to this Parquet file.", rich_help_panel=OF_RUNS),
+    ] = None,
 ) -> None:
     """List methods, organisms and the models they were tuned from, training recipes and their settings, what a rule may
     name, benchmarks that --prompts takes, the bundled probes, or the runs on a shelf."""
     filters = {
         "type": of_type, "model": model, "variant": variant, "kind": form, "text": match, "control": control,
     }  # fmt: skip
+    runs = {"base": base, "tuned": organism, "method": method, "contrast": contrast}
     _check_filters(kind, filters, computed, long)
-    shelf = None if kind is Kind.runs or not (computed or folder) else folder or _usual(RUNS, AUDITS)
+    _check_runs(kind, {**runs, "since": since, "all": everything or None, "export": export})
+    if kind is Kind.runs:
+        from finetrace.cli.runs import show
+        from finetrace.core.shelf_find import Filter
+
+        wanted = Filter(base, organism, variant, method, contrast=contrast or "pair", text=match)
+        show(
+            folder or _usual(AUDITS, RUNS),
+            wanted,
+            everything=everything,
+            since=since,
+            as_json=as_json,
+            export=export,
+        )
+        return
+    shelf = None if not (computed or folder) else folder or _usual(RUNS, AUDITS)
     found = {
         Kind.methods: _methods,
         Kind.organisms: lambda: _organisms(filters, config_dir, shelf, computed, long, as_json),
@@ -90,7 +130,6 @@ def listing(
         Kind.rules: _rules,
         Kind.benchmarks: _benchmarks,
         Kind.probes: _probes,
-        Kind.runs: lambda: _runs(folder or _usual(AUDITS, RUNS)),
     }
     rows = found[kind]()
     if as_json:
@@ -103,7 +142,11 @@ def listing(
 
 
 def _check_filters(kind: Kind, filters: dict[str, Any], computed: bool, long: bool) -> None:
-    allowed = {Kind.organisms: set(filters), Kind.models: {"model", "text"}}.get(kind, set())
+    allowed = {
+        Kind.organisms: set(filters),
+        Kind.models: {"model", "text"},
+        Kind.runs: {"variant", "text"},
+    }.get(kind, set())
     given = {name for name, value in filters.items() if value is not None}
     given |= {name for name, value in (("computed", computed), ("long", long)) if value}
     allowed |= {"computed", "long"} if kind is Kind.organisms else set()
@@ -111,6 +154,16 @@ def _check_filters(kind: Kind, filters: dict[str, Any], computed: bool, long: bo
         words = {"kind": "form", "text": "match"}
         told = ", ".join(f"--{words.get(name, name)}" for name in sorted(given - allowed))
         raise BadInput(f"`finetrace list {kind}` takes no {told}: it is for `finetrace list organisms`.")
+
+
+def _check_runs(kind: Kind, given: dict[str, Any]) -> None:
+    told = [
+        f"--{'organism' if name == 'tuned' else name}" for name, value in given.items() if value is not None
+    ]
+    if told and kind is not Kind.runs:
+        raise BadInput(
+            f"`finetrace list {kind}` takes no {', '.join(told)}: it is for `finetrace list runs`."
+        )
 
 
 def _usual(first: Path, second: Path) -> Path:
@@ -329,13 +382,6 @@ def _probes() -> list[dict[str, Any]]:
     from finetrace.data.probes import own_probes
 
     return [{"id": one.id, "expect": one.expect, "prompt": one.text} for one in own_probes()]
-
-
-def _runs(folder: Path) -> list[dict[str, Any]]:
-    from finetrace.core.shelf import Shelf
-
-    keys = ("method", "contrast", "created", "folder")
-    return [{key: run.get(key, "") for key in keys} for run in Shelf(folder / "runs").runs()]
 
 
 def _show(rows: list[dict[str, Any]], *, cut: bool = False, wide: bool = False) -> None:
