@@ -7,6 +7,7 @@ import sys
 import typer
 
 from finetrace.cli import (
+    add_organism,
     ask,
     audit,
     bench,
@@ -43,6 +44,7 @@ train.add(app)
 drift.add(app)
 imports.add(app)
 run.add(app)
+add_organism.add(app)
 
 
 def main() -> None:
