@@ -58,7 +58,7 @@ def test_what_the_cache_lacks(hub: Hub, tmp_path: Path) -> None:
     says = "HF_HUB_OFFLINE is set.*org/other is not whole in its local cache"
     with pytest.raises(ModelError, match=says):
         resolve("org/other/sub")
-    with pytest.raises(ModelError, match="at revision 'v9'.*`hf download org/repo`"):
+    with pytest.raises(ModelError, match=r"at revision 'v9'.*`hf download org/repo`"):
         resolve("org/repo/one", revision="v9")
     with pytest.raises(ModelError, match="fetched before has no folder 'two'"):
         resolve("org/repo/two")

@@ -91,7 +91,7 @@ def prompt_ids(
     return [bos, *ids] if isinstance(bos, int) and ids[:1] != [bos] else ids
 
 
-def switches(thinking: bool) -> dict[str, bool]:
+def switches(thinking: bool) -> dict[str, Any]:
     """What a template is given beside the conversation, so that the model thinks before it answers, or does not."""
     return dict.fromkeys(_SWITCHES, thinking)
 
