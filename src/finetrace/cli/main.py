@@ -11,6 +11,7 @@ from finetrace.cli import (
     ask,
     audit,
     bench,
+    clean,
     demo,
     doctor,
     drift,
@@ -45,6 +46,7 @@ drift.add(app)
 imports.add(app)
 run.add(app)
 add_organism.add(app)
+clean.add(app)
 
 
 def main() -> None:
