@@ -76,6 +76,8 @@ def fill(
         found = read(wanted[key], value, dotted, told, checks=checks, unused=unused)
         if found is UNREADABLE:
             continue
+        if isinstance(found, str) and (key == "id" or key.endswith("_id")):
+            found = found.strip()  # an id that YAML folded over two lines ends in a newline
         check = checks.get((kind, key))
         wrong = check(found) if check is not None and found is not None else None
         if wrong is not None:

@@ -78,10 +78,14 @@ def _override(text: str, written: str) -> Any:
             hint = " A text with signs in it stands in quotes, as in key='\"a > b\"'."
         else:
             hint = " Quotes and brackets come in pairs, and texts with signs in them stand in quotes."
-        reason = str(error).splitlines()[0] if str(error) else "it cannot be read"
-        raise BadInput(f"'{text}' cannot be read: {reason}.{hint}") from None
+        reason = str(error).splitlines()[0] if str(error) else "it is none of Hydra's forms"
+        raise BadInput(f"'{_short(text)}' cannot be read: {_short(reason)}.{hint}") from None
     except (RecursionError, OverflowError) as error:
-        raise BadInput(f"'{text}' cannot be read: {type(error).__name__}.") from None
+        raise BadInput(f"'{_short(text)}' cannot be read: {type(error).__name__}.") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _sweep(override: Any, text: str) -> tuple[str, ...] | Glob:

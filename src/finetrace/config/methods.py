@@ -15,6 +15,7 @@ from finetrace.config.grammar import Word
 from finetrace.config.groups import METHOD, entry, has
 from finetrace.config.options import check_options
 from finetrace.config.peer import METHOD_MOVED, MOVED, NOT_BUILT, unused_option
+from finetrace.config.reading import flat
 from finetrace.config.typed import Typed, typed_value
 from finetrace.core.card import Broken, Method, discover
 from finetrace.core.errors import BadInput
@@ -110,7 +111,7 @@ def _renamed(
     """A file's options by our names; those that stand elsewhere here go to `below`, those without use to the notes."""
     made: dict[str, Any] = {}
     known = hints(_cards()[0][method].config)
-    for option, value in _flat({key: value for key, value in values.items() if key not in known}):
+    for option, value in flat({key: values[key] for key in values if key not in known}).items():
         ours = METHOD_MOVED.get(method, {}).get(option)
         unused = unused_option(option)
         if ours is not None and value is not None:
@@ -124,22 +125,11 @@ def _renamed(
                 told.notes.append(
                     f"{where}layers has no use here: {method} reads at one layer; sweep diffing.method.layer."
                 )
-        elif unused is not None or (ours is not None and value is None):
-            if unused is not None:
-                told.notes.append(f"{where}{option.split('.')[0]} has no use here: {unused.why}.")
-        else:
+        elif unused is not None:
+            told.notes.append(f"{where}{option.split('.')[0]} has no use here: {unused.why}.")
+        elif ours is None:
             made[option] = value
     return made | {key: value for key, value in values.items() if key in known}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found
 
 
 def _set(one: Typed, found: dict[str, dict[str, Any]], cards: Mapping[str, Method], told: Told) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
@@ -12,7 +12,7 @@ from yaml.events import AliasEvent
 
 from finetrace.core.errors import BadInput
 
-__all__ = ["LARGEST", "plain", "read_yaml"]
+__all__ = ["LARGEST", "flat", "plain", "read_yaml"]
 
 LARGEST = 1 << 16
 """Characters: a recipe has some forty lines, and a parser should not be given a book."""
@@ -65,6 +65,17 @@ def read_yaml(text: str, where: str, largest: int = LARGEST) -> dict[str, Any]:
             f"{where} holds a {type(found).__name__}; it should hold settings, one `key: value` a line."
         )
     return {str(key): value for key, value in found.items()}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat({str(k): v for k, v in value.items()}, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def plain(value: Any) -> str | None:
