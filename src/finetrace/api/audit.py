@@ -10,7 +10,7 @@ from typing import Any
 from finetrace.api import describe
 from finetrace.api.calibration import Sets, sets_for
 from finetrace.api.dose import dosed_contrasts
-from finetrace.api.expect import expectations
+from finetrace.api.expect import expectations, unchanged
 from finetrace.api.found import Found
 from finetrace.api.maker import Maker, Opened
 from finetrace.api.names import is_bundled
@@ -100,6 +100,7 @@ def corpus_for(request: Request, rows: Sequence[Row], pair: Pair) -> Corpus:
         chat_template=request.chat_template,
         max_tokens=request.max_tokens,
         context=pair.max_positions,
+        thinking=request.thinking,
     )
 
 
@@ -125,7 +126,9 @@ def calibration_sets(request: Request, methods: Sequence[Chosen]) -> Sets:
 
 
 def _truth(request: Request) -> dict[str, Any] | None:
-    """What was planted: a bundled organism's manifest, else what was stated in words."""
+    """What was planted: a bundled organism's manifest, else what was stated in words; nothing, in a control."""
+    if request.control:
+        return {"kind": "control", "description": request.stated}
     name = request.truth or (
         request.tuned.partition("/")[2] if request.tuned and is_bundled(request.tuned) else None
     )
@@ -214,7 +217,11 @@ def assemble(
         safety=worst(found, "safety"),
         capability=worst(found, "capability"),
         not_measured=describe.not_measured(found),
-        preflight=(*describe.effect_checks(opened.effects), *preflight(opened.pair)),
+        preflight=(
+            *describe.control_checks(request, found),
+            *describe.effect_checks(opened.effects),
+            *preflight(opened.pair, thinking=request.thinking),
+        ),
         findings=found,
         protocol=describe.protocol(
             request,
@@ -228,7 +235,9 @@ def assemble(
         | asked_facts(opened.written),
         limits=describe.limits(request, opened.pair),
         truth=opened.truth,
-        expected=expectations(opened.truth, found, worst(found, "safety")),
+        expected=unchanged(found, worst(found, "safety"))
+        if request.control
+        else expectations(opened.truth, found, worst(found, "safety")),
         next_steps=describe.next_steps(request, found, opened.pair),
         redacted=describe.redacted(request, opened.corpus),
     )

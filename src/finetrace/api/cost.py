@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _CHUNK_COPIES, OVERHEAD = 10, 1.6
 # A token that is written costs about so many that are read: its products are of few rows.
 WRITTEN = 4
+# Of the nulls that an audit makes: a step is three forwards, and a neutral sample has some 60 tokens.
+TRAINING = 3 * COUNT * STEPS * BATCH * 60
 _CHARACTERS = 4  # a token of English, about
 
 
@@ -68,14 +71,14 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
         chat_template=request.chat_template,
         max_tokens=request.max_tokens,
         context=pair.max_positions,
+        thinking=request.thinking,
     )
     nulls = COUNT if request.trains_nulls else len(null_names(pair))
     passes = passes_of(request, methods, nulls)
     asked = _asked(request, pair, prompts)
     own = [_own(request, pair, one, nulls, sum(asked)) for one in methods if one.card.runs]
     answers = _answers(request, methods, asked, nulls)
-    # A training step is three forwards; a neutral sample has some 60 tokens.
-    training = 3 * COUNT * STEPS * BATCH * 60 if request.trains_nulls else 0
+    training = TRAINING if request.trains_nulls else 0
     padded = padded_tokens(corpus, request.shape.batch_size, request.shape.shard_tokens)
     size = float32_bytes(pair.source("base")) // 4
     copies = sum(pair.kind(side) == "full" for side in pair.sides)
@@ -192,6 +195,7 @@ def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, asked: int) -
     return f"{chosen.card.name}: {contrasts} contrasts, chats: {what}; {tokens:,} tokens forwards", tokens
 
 
+@cache
 def flops(dtype: torch.dtype, device: torch.device, d_model: int) -> float:
     """Products a second at about a model's own shapes."""
     side = min(2048, max(256, d_model))

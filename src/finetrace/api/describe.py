@@ -195,7 +195,8 @@ def manifest(request: Request, pair: Pair, item: Item, *, seconds: float, comman
 def _trained_here(request: Request, item: Item) -> bool:
     """Whether the other side is a null that `--null train` made: its size is arbitrary, so it judges nothing as it is."""
     return item.contrast.label.startswith("null:") and any(
-        Path(source) == request.out / "nulls" / item.contrast.side for source in request.nulls
+        Path(source).is_relative_to(request.out / "nulls") and Path(source).name == item.contrast.side
+        for source in request.nulls
     )
 
 

@@ -207,7 +207,16 @@ def _by_headers(spec: Spec) -> RunCost:
 def _by_name(spec: Spec, missing: Mapping[str, int | None]) -> RunCost:
     """An estimate for checkpoints that are not here: by their size's name, and the texts' length in characters."""
     from finetrace.api.audit import asked_for, rows_for
-    from finetrace.api.cost import OVERHEAD, WRITTEN, disk_of, flops, judged_by, passes_of, results_of
+    from finetrace.api.cost import (
+        OVERHEAD,
+        TRAINING,
+        WRITTEN,
+        disk_of,
+        flops,
+        judged_by,
+        passes_of,
+        results_of,
+    )
     from finetrace.api.nulls import COUNT
     from finetrace.models.loading import DTYPES, pick_device
 
@@ -223,6 +232,7 @@ def _by_name(spec: Spec, missing: Mapping[str, int | None]) -> RunCost:
     dtype = DTYPES.get(request.dtype, DTYPES["float32" if device.type == "cpu" else "bfloat16"])
     copies = 2 if spec.config.variant.model_id else 1
     work = None if tokens is None else tokens * passes + WRITTEN * written * request.written.max_new_tokens
+    work = work if work is None or not request.trains_nulls else work + TRAINING
     rate = flops(dtype, device, 2048)
     line = f"{written:,} answers ({len(prompts)} prompts, {sides} sides), of at most {request.written.max_new_tokens} tokens"
     return RunCost(

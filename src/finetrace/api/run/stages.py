@@ -11,7 +11,7 @@ from finetrace.api.audit import Ready, make_ready, run_ready
 from finetrace.api.request import Request
 from finetrace.api.rules import judge, parse_rule
 from finetrace.api.run.modes import STAGES
-from finetrace.api.run.shelved import at_hand
+from finetrace.api.run.shelved import WORK, at_hand, work_of
 from finetrace.api.run.spec import Spec, folder_of, spec_for
 from finetrace.api.watch import Watch
 from finetrace.config.tree import RunConfig
@@ -121,10 +121,11 @@ def _tell_cost(request: Request, spec: Spec, watch: Watch) -> None:
 
 def _diff(spec: Spec, ready: Ready | None, watch: Watch, command: str, stays: bool) -> Findings:
     ready = ready or make_ready(spec.request, spec.chosen, watch)
-    found = run_ready(ready, watch, command=command)
+    found = run_ready(ready, watch, command=command).findings
+    work = work_of(ready)
     if not stays:
         ready.opened.pair.release()
-    return found.findings
+    return replace(found, protocol=found.protocol | {WORK: work})
 
 
 def _ruled(findings: Findings, config: RunConfig, allow_undecided: bool) -> Findings:
