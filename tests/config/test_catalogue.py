@@ -140,12 +140,15 @@ def test_what_is_computed_is_known_by_its_address():
         _run("Qwen/Qwen3-1.7B", "cake_bake", "no_such", "kl"),
         _run("some/other", "cake_bake", "default", "kl"),
         _run("gpt2", "none", "default", "kl"),
+        _run("tinyworld", "null_3", "default", "kl") | {"contrast": "pair"},
+        _run("tinyworld", "null_4", "default", "kl") | {"contrast": "null:null_4"},
         {},
     ]
     assert catalogue.computed(ALL, MODELS, runs) == {
         ("cake_bake", "qwen3_1_7B", "mix1-0p5"): ("diff_mining", "kl"),
         ("cake_bake", "qwen3_1_7B", "default"): ("kl",),
         ("none", "gpt2", "default"): ("kl",),
+        ("tinyworld_null", "tinyworld", "null_3"): ("kl",),
     }
 
 

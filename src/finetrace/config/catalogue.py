@@ -24,6 +24,7 @@ __all__ = [
 
 Kind = Literal["adapter", "full", "base"]
 KINDS: Final = ("adapter", "full", "base")
+_PAIR = "pair"
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -201,7 +202,8 @@ def computed(
 ) -> dict[tuple[str, str, str], tuple[str, ...]]:
     """(organism, model, variant) -> the methods whose whole runs are on a shelf. runs: the manifests of `Shelf.runs()`.
 
-    A run is known by its address: the base's id, and the organism and variant, or the source that was audited.
+    A run is known by its address: the base's id, and the organism and variant, or the source that was audited. Runs on
+    nulls and on the base itself are none of an organism.
     """
     ids = {one.model_id: one.name for one in bases} | {one.name: one.name for one in bases}
     places: dict[tuple[str, str, str], tuple[str, str, str]] = {}
@@ -209,7 +211,8 @@ def computed(
         key = (one.organism, one.model, one.variant)
         places[one.model, one.organism, one.variant] = key
         if one.source is not None:
-            places.setdefault((one.model, one.source, "default"), key)
+            for source in (one.source, one.source.removeprefix(f"{one.model}/")):
+                places.setdefault((one.model, source, "default"), key)
     for entry in entries:
         if not entry.finetuned_models:
             places |= {
@@ -217,6 +220,8 @@ def computed(
             }
     found: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
     for run in runs:
+        if run.get("contrast", _PAIR) != _PAIR:
+            continue
         at = run.get("address") or {}
         base = ids.get(str(at.get("base")))
         key = places.get((base, str(at.get("tuned")), str(at.get("variant")))) if base else None

@@ -130,7 +130,12 @@ def save(graded: Graded, folder: Path) -> Path:
     """Writes evaluation.json beside the report."""
     path = folder / FILE
     said = {"format": "finetrace-evaluation", "version": _VERSION} | asdict(graded)
-    said |= {"held": graded.held, "missed": graded.missed, "unmeasured": graded.unmeasured, "words": CRUDE}
+    said |= {
+        "held": graded.held,
+        "missed": graded.missed,
+        "unmeasured": graded.unmeasured,
+        "words_in_common": CRUDE,
+    }
     write_json(path, _plain(said))
     return path
 
