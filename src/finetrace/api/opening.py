@@ -14,6 +14,7 @@ def open_request(request: Request) -> Pair:
         nulls={name: resolve(source) for name, source in null_sources(request.nulls).items()},
         dtype=request.dtype,
         device=request.device,
+        device_map=request.device_map,
         quantization=request.quantization,
         revision=request.revision,
         tuned_revision=request.tuned_revision,

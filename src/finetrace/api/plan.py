@@ -117,7 +117,7 @@ def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
         "context": request.max_tokens,
         "seed": request.seed,
         "dtype": str(pair.dtype),
-        "device": pair.device.type,
+        "device": pair.device_type,
         "shape": request.shape,
         "quantization": request.quantization,
         "attention": named_attention(pair.config(BASE), request.attn_implementation),

@@ -194,7 +194,7 @@ class Answers:
             "decoding": decoding,
             "stop": sorted(stop),
             "dtype": str(pair.dtype),
-            "device": pair.device.type,
+            "device": pair.place(side).device.type,
             "attention": attention,
             "quantised": None if quantised is None else str(quantised),
             "writer": self._writer.identity,

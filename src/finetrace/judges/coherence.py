@@ -199,7 +199,8 @@ def token_losses(
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = inner.get_decoder()(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
     scale, cap = scale_and_cap(inner.config.get_text_config(decoder=True))
-    logits = inner.get_output_embeddings()(hidden[:, :-1][target]).float() * scale
+    states = hidden.to(ids.device)[:, :-1][target]
+    logits = inner.get_output_embeddings()(states).float().to(ids.device) * scale
     logits = logits if cap is None else cap * (logits / cap).tanh()
     return -logits.log_softmax(-1).gather(1, ids[:, 1:][target][:, None])[:, 0]
 

@@ -233,7 +233,7 @@ def _next(model: Any, rows: Sequence[Sequence[int]], batch_size: int) -> Iterato
             hidden = inner.get_decoder()(
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
             ).last_hidden_state
-            states = hidden[torch.arange(len(chosen), device=device), last.to(device)]
+            states = hidden.to(device)[torch.arange(len(chosen), device=device), last.to(device)]
             logits = inner.get_output_embeddings()(states).float() * scale
             logits = logits if cap is None else cap * torch.tanh(logits / cap)
             probs = logits.double().softmax(-1).cpu().numpy()

@@ -13,17 +13,20 @@ from torch import Tensor
 from finetrace.core.errors import ModelError, unknown
 from finetrace.models import adapters, head, identity, keep, loading, tokens, vocabulary, words
 from finetrace.models.architecture import Anatomy, anatomy
+from finetrace.models.placement import Place, refuse_offloaded
 from finetrace.models.source import Source
 
 BASE = "base"
 TUNED = "tuned"
 # What of a plan does not reach the base's weights; base itself is told by its folder and content.
-_NOT_THE_BASE = ("base", "others", "tokenizer", "chat_template")
+_NOT_THE_BASE = ("base", "others", "tokenizer", "chat_template", "tuned")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pair is loaded from. others: side -> checkpoint, None where the side is the base itself."""
+    """What a pair is loaded from. others: side -> checkpoint, None where the side is the base itself. device: where the base
+    takes its ids, and where what sides give is held against each other. spread: the base lies over all GPUs, `device`
+    first. tuned: where full checkpoints beside the base are, None as the base."""
 
     base: Source
     others: Mapping[str, Source | None]
@@ -33,6 +36,8 @@ class Plan:
     tokenizer: str | Path | None = None
     chat_template: str | None = None
     trust_remote_code: bool = False
+    spread: bool = False
+    tuned: Place | None = None
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -52,6 +57,11 @@ class Plan:
         self.check(side)
         found = None if side == BASE else self.others[side]
         return BASE if found is None else found.kind
+
+    def place(self, side: str) -> Place:
+        """Where the side's model is."""
+        base = Place(self.device, self.spread)
+        return base if self.body(side) == BASE else self.tuned or base
 
     def body(self, side: str) -> str:
         """The side whose model runs for this one: its own if it is a full checkpoint, else the base's."""
@@ -103,13 +113,16 @@ def assemble(plan: Plan) -> Loaded:
 
 
 def _load(plan: Plan, side: str) -> Anatomy:
+    where = plan.place(side)
     model = loading.load_model(
         plan.source(side),
         dtype=plan.dtype,
-        device=plan.device,
+        device=where.device,
         attn_implementation=plan.attn_implementation,
         trust_remote_code=plan.trust_remote_code,
+        spread=where.spread,
     )
+    refuse_offloaded(model, plan.source(side).name)
     return anatomy(model)
 
 
@@ -120,7 +133,7 @@ def _base_key(plan: Plan) -> Hashable:
 
 
 def read_head(held: Loaded, plan: Plan, side: str, config: Any) -> head.Head:
-    """The side's head over the shared vocabulary; its adapter, if it has one, must be the active one."""
+    """The side's head over the shared vocabulary, on the pair's device; its adapter, if it has one, must be the active one."""
     module = head.output_module(held.parts[plan.body(side)].model)
     name = held.names.get(side)
     if name is not None and head.changed_by(module, name):
@@ -130,7 +143,8 @@ def read_head(held: Loaded, plan: Plan, side: str, config: Any) -> head.Head:
     weight, bias = head.take_rows(
         weight.detach(), None if bias is None else bias.detach(), side_rows(held, side)
     )
-    return head.Head(weight, bias, *head.scale_and_cap(config))
+    bias = None if bias is None else bias.to(plan.device)
+    return head.Head(weight.to(plan.device), bias, *head.scale_and_cap(config))
 
 
 def side_rows(held: Loaded, side: str) -> Tensor | None:

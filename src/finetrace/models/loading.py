@@ -58,11 +58,12 @@ def load_model(
     attn_implementation: str | None,
     trust_remote_code: bool,
     quantisation: Any = None,
+    spread: bool = False,
 ) -> Any:
     """The causal language model in a folder: frozen, in eval mode, on `device`.
 
     A tensor that the files lack is a ModelError: transformers would fill it with random numbers. quantisation: a
-    configuration of transformers', such as `nf4`'s.
+    configuration of transformers', such as `nf4`'s. spread: its layers are laid out over all devices instead.
     """
     from safetensors import SafetensorError
 
@@ -71,6 +72,8 @@ def load_model(
     )
     if quantisation is not None:
         extra |= {"quantization_config": quantisation, "device_map": {"": device}}
+    if spread:
+        extra |= {"device_map": "auto"}
     try:
         with quiet():
             read = _from_kept if source.left_out else _from_folder
@@ -93,6 +96,7 @@ def load_model(
         )
     if quantisation is not None:
         keep_packing(model)
+    if quantisation is not None or spread:
         return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
 
@@ -191,12 +195,20 @@ def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def unique_bytes(*models: nn.Module) -> int:
     """Bytes of the distinct storages behind all parameters and buffers of these models together."""
-    storages: dict[int, int] = {}
+    return sum(bytes_by_device(*models).values())
+
+
+def bytes_by_device(*models: nn.Module) -> dict[str, int]:
+    """Device -> bytes there, as `unique_bytes` counts them."""
+    storages: dict[tuple[str, int], int] = {}
     for model in models:
         for tensor in (*model.parameters(), *model.buffers()):
             storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+            storages[str(tensor.device), storage.data_ptr()] = storage.nbytes()
+    found: dict[str, int] = {}
+    for (device, _), size in storages.items():
+        found[device] = found.get(device, 0) + size
+    return found
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -212,6 +224,11 @@ def pick_device(wanted: str) -> torch.device:
     )
     if absent:
         raise BadInput(f"There is no {device.type} device here: use --device cpu or auto.")
+    if device.type == "meta":
+        raise BadInput("On the device 'meta' nothing is computed: use --device cpu or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        known = ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise BadInput(f"There is no {device} here: the GPUs are {known}.")
     return device
 
 
