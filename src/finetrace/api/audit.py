@@ -82,9 +82,12 @@ def _writer(request: Request) -> Writer | None:
     """What writes the answers; None for the pair itself."""
     if request.backend == "transformers":
         return None
+    import torch
+
     from finetrace.models.vllm_writer import Vllm
 
-    return Vllm()
+    count = torch.cuda.device_count()
+    return Vllm(**({"tensor_parallel_size": count} if count > 1 and "auto" in request.device_map else {}))
 
 
 def asked_for(request: Request, methods: Sequence[Chosen]) -> list[Prompt]:
