@@ -24,7 +24,7 @@ PATTERN = r".*language_model.*\.(q_proj|up_proj)"
 def qwen_vl() -> Any:
     import transformers as t
 
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": 64,
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -34,7 +34,7 @@ def qwen_vl() -> Any:
         "max_position_embeddings": 128,
         "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
     }
-    vision = {
+    vision: dict[str, Any] = {
         "depth": 1,
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -57,7 +57,7 @@ def qwen_vl() -> Any:
 def gemma_vl() -> Any:
     import transformers as t
 
-    vision = {
+    vision: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 32,
         "num_hidden_layers": 1,
