@@ -161,6 +161,13 @@ def test_methods_share_a_run_and_an_option_goes_to_each_that_has_it():
     ]
 
 
+def test_a_fine_tune_can_be_typed_whole():
+    given = "organism.finetuned_models.gpt2.mine={adapter_id:me/a,revision:abc}"
+    config = compose_run(["organism=cake_bake", "model=gpt2", "organism_variant=mine", given])
+    assert (config.variant.source, config.variant.revision) == ("me/a", "abc")
+    assert "gemma3_1B" in config.organism.finetuned_models
+
+
 def test_an_option_at_its_default_is_the_same_as_none():
     assert compose_run(["diffing/method=kl", "diffing.method.passages=8"]) == compose_run(
         ["diffing/method=kl"]
@@ -205,6 +212,10 @@ TYPOS = [
     ("organsim=cake_bake", "There is no setting 'organsim'. Did you mean 'organism'?"),
     ("pipeline.mod=full", "There is no 'pipeline.mod'. Did you mean 'pipeline.mode'?"),
     ("pipeline.mode=difing", "pipeline.mode is 'difing'; it is one of full, preprocessing, diffing, evaluation, no_evaluation. Did you mean 'diffing'?"),
+    ("data=my/texts.jsonl", "chosen by name, without folders; a file or hub data set of your own is data.id=PATH."),
+    ("organism=null", "organism is None; one is chosen by its name, as in organism=NAME."),
+    ("diffing.method.steering.enabled=true", "diffing.method.steering.enabled cannot be done: it is not built yet."),
+    ("model.steering_vector=x", "model.steering_vector cannot be done: models are read as they are"),
     ("data=finweb", "There is no data 'finweb'. Did you mean 'fineweb'?"),
     ("data.contextlen=5", "There is no 'data.contextlen'. Did you mean 'data.context_len'?"),
     ("data.context_len=1", "data.context_len is 1; it is at least 2."),

@@ -14,7 +14,19 @@ from typing import Any
 from finetrace.config.peer import Unused
 from finetrace.config.reading import plain
 
-__all__ = ["TAKES", "TAKES_MANY", "UNREADABLE", "Told", "fill", "hint_at", "hints", "near", "read", "takes"]
+__all__ = [
+    "TAKES",
+    "TAKES_MANY",
+    "UNIONS",
+    "UNREADABLE",
+    "Told",
+    "fill",
+    "hint_at",
+    "hints",
+    "near",
+    "read",
+    "takes",
+]
 
 TAKES: dict[type, str] = {
     int: "a whole number",
@@ -29,6 +41,8 @@ TAKES_MANY: dict[type, str] = {
 }
 UNREADABLE: Any = object()
 """What `read` gives for a value that is wrong."""
+
+UNIONS = (typing.Union, types.UnionType)
 
 Check = Callable[[Any], str | None]
 _NO_CHECKS: Mapping[tuple[type, str], Check] = types.MappingProxyType({})
@@ -65,7 +79,7 @@ def fill(
     """
     wanted = hints(kind)
     made: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in ((str(key), value) for key, value in values.items()):
         dotted = f"{name}.{key}" if name else key
         if key not in wanted:
             if (known := unused(dotted, value)) is not None:
@@ -113,10 +127,14 @@ def read(hint: Any, value: Any, name: str, told: Told, **how: Any) -> Any:
 def takes(hint: Any) -> str:
     """What a type takes, in words."""
     one, optional = _single(hint)
-    if typing.get_origin(one) is tuple:
-        words = TAKES_MANY.get(typing.get_args(one)[0], "a list, as in [a, b]")
-    elif typing.get_origin(one) is typing.Literal:
-        words = f"one of {', '.join(map(str, typing.get_args(one)))}"
+    inner = typing.get_args(one)
+    origin = typing.get_origin(one)
+    if origin in UNIONS:
+        words = " or ".join(takes(kind) for kind in inner if kind is not type(None))
+    elif origin in (tuple, list):
+        words = TAKES_MANY.get(inner[0], "a list, as in [a, b]")
+    elif origin is typing.Literal:
+        words = f"one of {', '.join(map(str, inner))}"
     else:
         words = TAKES.get(one, "settings of its own, one `key: value` a line")
     return f"{words}, or null" if optional else words
@@ -133,9 +151,13 @@ def near(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 @cache
 def hints(kind: type) -> dict[str, Any]:
-    """Field -> type of a dataclass."""
-    found = typing.get_type_hints(kind)
-    return {one.name: found[one.name] for one in dataclasses.fields(kind)}
+    """Field -> type of a dataclass; anything goes where a type is written that cannot be looked up."""
+    fields = [one.name for one in dataclasses.fields(kind)]
+    try:
+        found = typing.get_type_hints(kind)
+    except NameError:  # a name that its module imports for type checkers only
+        return dict.fromkeys(fields, Any)
+    return {name: found[name] for name in fields}
 
 
 def hint_at(kind: Any, path: tuple[str, ...]) -> Any:
@@ -173,13 +195,19 @@ def _mapping(kinds: tuple[Any, ...], values: Mapping[Any, Any], name: str, told:
 
 
 def _scalar_or_many(kind: Any, value: Any) -> Any:
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        inner = typing.get_args(kind)[0]
-        found = [_scalar(inner, one) for one in (value if isinstance(value, list | tuple) else [value])]
-        return UNREADABLE if any(one is UNREADABLE for one in found) else tuple(found)
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in UNIONS:
+        found = (_scalar_or_many(one, value) for one in inner if one is not type(None))
+        return next((one for one in found if one is not UNREADABLE), UNREADABLE)
+    if origin in (tuple, list):
+        given = value if isinstance(value, list | tuple) else [value]
+        kinds = inner if origin is tuple and inner[-1] is not ... else (inner[0],) * len(given)
+        if len(kinds) != len(given):
+            return UNREADABLE
+        many = [_scalar_or_many(one, part) for one, part in zip(kinds, given, strict=True)]
+        return UNREADABLE if any(one is UNREADABLE for one in many) else origin(many)
     if origin is typing.Literal:
-        return value if value in typing.get_args(kind) else UNREADABLE
+        return value if value in inner else UNREADABLE
     return _scalar(kind, value)
 
 
@@ -203,9 +231,9 @@ def _plain(value: Any) -> str | None:
 
 def _single(hint: Any) -> tuple[Any, bool]:
     """The type without None, and whether None was in it."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if typing.get_origin(hint) in UNIONS:
         others = [one for one in typing.get_args(hint) if one is not type(None)]
-        return (others[0] if len(others) == 1 else Any), len(others) < len(typing.get_args(hint))
+        return (others[0] if len(others) == 1 else hint), len(others) < len(typing.get_args(hint))
     return hint, hint is type(None)
 
 

@@ -36,6 +36,11 @@ LARGEST = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _LISTED = 12
+_OWN = {
+    "data": "a file or hub data set of your own is data.id=PATH",
+    "model": "a base of your own is a file in the folder that --config-dir names, in its group model",
+    "organism": "`finetrace add-organism` writes a file for a fine-tune of your own",
+}
 _DESCRIBED = re.compile(r"\$\{org_desc:\s*([\w.+-]+)\s*\}")
 _DEEPEST = 8
 
@@ -79,7 +84,8 @@ def entry(kind: str, name: str, config_dir: Path | None = None) -> Entry:
     try:
         quoted = {key: _with_descriptions(text, config_dir, (name,)) for key, text in texts.items()}
     except BadInput as error:
-        return replace(found, problems=(*found.problems, str(error)))
+        bare = _made(kind, path, {**found.values, **dict.fromkeys(texts, "")})
+        return replace(bare, problems=(*bare.problems, str(error)))
     return _made(kind, path, {**found.values, **quoted})
 
 
@@ -106,9 +112,9 @@ def _folders(kind: str, config_dir: Path | None) -> list[Path]:
 
 def _find(kind: str, name: str, config_dir: Path | None) -> tuple[Path, tuple[int, int]]:
     if not _NAME.fullmatch(name) or ".." in name:
+        own = _OWN.get(kind, "your own lie in the folder that --config-dir names")
         raise BadInput(
-            f"'{kind}={name}' holds no name: the files of a group are chosen by name, without folders. "
-            "Your own lie in the folder that --config-dir names."
+            f"'{kind}={name}' holds no name: the files of a group are chosen by name, without folders; {own}."
         )
     found = _there(kind, name, config_dir)
     if found is not None:
@@ -155,6 +161,8 @@ def _made(kind: str, path: Path, values: Mapping[str, Any]) -> Entry:
         return Entry(kind, path.stem, path, values, values)
     told = Told()
     value = fill(KINDS[kind], values, kind, told, checks=CHECKS, unused=unused)
+    if isinstance(value, ModelEntry) and "model_id" not in values:
+        told.problems.append("'model.model_id' is missing.")
     return Entry(kind, path.stem, path, values, value, tuple(told.problems), tuple(told.notes))
 
 

@@ -70,7 +70,7 @@ def ask(chosen: Any, options: Sequence[Typed], config_dir: Path | None, told: To
 def all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A method's options with those that are at their defaults."""
     cards, _ = _cards()
-    return {one.name: one.default for one in dataclasses.fields(cards[name].config)} | dict(options)
+    return _options(cards[name].config(**options))
 
 
 def _file(
@@ -160,7 +160,7 @@ def _set(one: Typed, found: dict[str, dict[str, Any]], cards: Mapping[str, Metho
                 )
     if had or word.key == "layers" or not targets:
         return
-    if (unused := unused_option(option)) is not None:
+    if (unused := unused_option(option, word.value)) is not None:
         told.unused(_OPTION + option, word.value, unused)
         return
     everyone = {known for name in targets for known in hints(cards[name].config)}
@@ -170,8 +170,12 @@ def _set(one: Typed, found: dict[str, dict[str, Any]], cards: Mapping[str, Metho
 
 def _changed(config: Any) -> dict[str, Any]:
     """The options that are not at their default."""
-    pairs = ((one, getattr(config, one.name)) for one in dataclasses.fields(config))
-    return {one.name: value for one, value in pairs if value != one.default}
+    usual = _options(type(config)())
+    return {name: value for name, value in _options(config).items() if value != usual[name]}
+
+
+def _options(config: Any) -> dict[str, Any]:
+    return {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
 
 
 def _cards() -> tuple[dict[str, Method], tuple[Broken, ...]]:

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetrace.config.fill import UNREADABLE, Told, hints, read
+from finetrace.config.fill import UNIONS, UNREADABLE, Told, hints, read
 from finetrace.core.card import Method
 from finetrace.core.errors import BadInput, ConfigErrors, nearest, unknown
 
@@ -60,9 +60,10 @@ def check_options(card: Method, values: Mapping[str, Any]) -> tuple[Any, list[st
 
 def _written(text: str, hint: Any) -> Any:
     """A text from the command line: as it is where a text is wanted, a list at its commas, else as JSON has it."""
-    if hint is str:
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+    if str in kinds and not (type(None) in kinds and text in ("null", "None")):
         return text
-    if typing.get_origin(hint) is tuple and not text.startswith("["):
+    if any(typing.get_origin(kind) is tuple for kind in kinds) and not text.startswith("["):
         return tuple(_plain(part.strip()) for part in text.split(",") if part.strip())
     return _plain(text)
 

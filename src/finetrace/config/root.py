@@ -77,21 +77,32 @@ def _root(files: tuple[_Same, ...]) -> Root:
     values: dict[str, Any] = {}
     for file in files:
         chosen |= _chosen(file.values.get("defaults"), told)
-        values = merged(values, {key: value for key, value in file.values.items() if key not in _HYDRA})
+        values = merged(
+            values, {key: file.values[key] for key in file.values if _is_ours(key, file.values, told)}
+        )
     _without_out(values)
     wanted = hints(RunConfig)
     sections: dict[str, Any] = {}
     simple = {one.name: one.default for one in dataclasses.fields(RunConfig) if one.name in SIMPLE}
     for key, value in values.items():
         if key in SECTIONS:
-            section = value if isinstance(value, Mapping) else {}
-            sections[key] = fill(wanted[key], section, key, told, checks=CHECKS, unused=unused)
+            sections[key] = fill(wanted[key], value, key, told, checks=CHECKS, unused=unused)
         elif key in simple:
             _set(simple, key, value, told)
         else:
             _unknown(key, value, told)
     problems = tuple(f"{FILE}: {problem}" for problem in told.problems)
     return Root(chosen, values, sections, simple, problems, tuple(f"{FILE}: {note}" for note in told.notes))
+
+
+def _is_ours(key: str, values: Mapping[str, Any], told: Told) -> bool:
+    """Whether a key of the file is a setting, and where it is a section whether it has settings."""
+    if key in SECTIONS and not isinstance(values[key], Mapping):
+        told.problems.append(
+            f"{key} is {values[key]!r}; it takes settings of its own, one `key: value` a line."
+        )
+        return False
+    return key not in _HYDRA
 
 
 def simple_settings(root: Root, words: Words, told: Told) -> dict[str, Any]:

@@ -23,6 +23,8 @@ __all__ = ["as_yaml", "compose_run", "compose_runs", "gather_run"]
 
 T = TypeVar("T")
 _WORLD = "tinyworld"
+_DEFAULT = "default"
+_NOBODY = object()
 
 
 def compose_run(words: Sequence[str], config_dir: Path | None = None) -> RunConfig:
@@ -92,10 +94,13 @@ def _compose(given: Sequence[Word], root: Root, config_dir: Path | None, told: T
         return _part(kind, name, words, asked, config_dir, told)
 
     data, infrastructure = part("data", chosen["data"]), part("infrastructure", chosen["infrastructure"])
+    told_before = len(told.problems)
     organism: OrganismEntry | None = part("organism", chosen["organism"])
-    model = part("model", _base(chosen["model"], organism, told))
+    whole = len(told.problems) == told_before  # of a broken file it cannot be said what it was trained on
+    base = _first(organism if whole else None, told) if chosen["model"] == AUTO else chosen["model"]
+    model = None if base is _NOBODY else part("model", base)
     variant = None
-    if organism is not None and model is not None:
+    if organism is not None and model is not None and whole:
         variant = _trained(organism, model, chosen["model"], simple["organism_variant"], told)
     above = {} if organism is None else organism.preprocessing_overrides
     sections = {name: _section(name, root, words, asked, above, told) for name in SECTIONS}
@@ -132,7 +137,10 @@ def _attempt(told: Told, work: Callable[..., T], *arguments: Any) -> T | None:
 
 def _part(kind: str, name: Any, words: Words, asked: Asked, config_dir: Path | None, told: Told) -> Any:
     """The chosen entry of a group with what was typed over it; None where there is none."""
-    found = None if name is None else _attempt(told, entry, kind, name, config_dir)
+    if not isinstance(name, str):
+        told.problems.append(f"{kind} is {name!r}; one is chosen by its name, as in {kind}=NAME.")
+        return None
+    found = _attempt(told, entry, kind, name, config_dir)
     if found is None:
         return None
     told.problems.extend(f"{found.path.name}: {problem}" for problem in found.problems)
@@ -154,17 +162,15 @@ def _section(
     return filled(hints(RunConfig)[name], {**root.values.get(name, {}), **above}, typed, name, told)
 
 
-def _base(name: Any, organism: OrganismEntry | None, told: Told) -> Any:
-    """The model's name, where `auto` is the first that the organism was trained on."""
-    if name != AUTO:
-        return name
+def _first(organism: OrganismEntry | None, told: Told) -> Any:
+    """What `auto` stands for: the first base that the organism was trained on, or _NOBODY."""
     if organism is None:
-        return None
+        return _NOBODY
     if not organism.finetuned_models:
         told.problems.append(
             f"The organism '{organism.name}' names no model: choose one, as in model=qwen3_1_7B."
         )
-        return None
+        return _NOBODY
     return next(iter(organism.finetuned_models))
 
 
@@ -174,6 +180,10 @@ def _trained(
     """The fine-tune of a base; the base itself for a control that has none."""
     trained = organism.finetuned_models
     if organism.control and not trained:
+        if variant != _DEFAULT:
+            told.problems.append(
+                f"The organism '{organism.name}' has no variant '{variant}': leave organism_variant out."
+            )
         return Variant()
     name = model.name if model.name in trained or chosen not in trained else chosen
     if name not in trained:

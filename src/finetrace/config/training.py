@@ -173,4 +173,6 @@ def _object(kind: Any, values: Any) -> Any:
 def as_settings(recipe: TrainRecipe) -> dict[str, Any]:
     """The recipe by dotted names, as JSON would hold it: `compose` of these gives the recipe back."""
     values = flat(dataclasses.asdict(recipe))
-    return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in SETTINGS}
+    return {
+        name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in SETTINGS
+    }

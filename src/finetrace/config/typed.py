@@ -44,7 +44,7 @@ def sort_words(words: Iterable[Word], told: Told) -> Words:
     options: list[Typed] = []
     for word in words:
         if word.key in GROUPS:
-            chosen[word.key] = _choice(word, told)
+            chosen[word.key] = _choice(word)
         elif (wrong := misplaced(word)) is not None:
             told.problems.append(wrong)
         else:
@@ -58,14 +58,10 @@ def sort_words(words: Iterable[Word], told: Told) -> Words:
     return Words(chosen, typed, options)
 
 
-def _choice(word: Word, told: Told) -> Any:
-    """What was chosen of a group; None where it is no name."""
-    if word.key == METHOD or isinstance(word.value, str):
-        return word.value
-    if isinstance(word.value, int | float) and not isinstance(word.value, bool):
-        return word.written
-    told.problems.append(f"'{word.text}': one {word.key} is chosen by its name, as in {word.key}=NAME.")
-    return None
+def _choice(word: Word) -> Any:
+    """What was chosen of a group: its name as it was typed, also where that looks like a number."""
+    number = isinstance(word.value, int | float) and not isinstance(word.value, bool)
+    return word.written if number and word.key != METHOD else word.value
 
 
 def misplaced(word: Word) -> str | None:
