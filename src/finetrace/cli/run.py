@@ -16,7 +16,6 @@ from finetrace.core.errors import BadInput, FinetraceError
 
 if TYPE_CHECKING:
     from finetrace.api.run.stages import Done
-    from finetrace.api.run.sweep import Ran
     from finetrace.config.tree import RunConfig
 
 EXAMPLE = "Example: finetrace run organism=refusal_erosion model=tinyworld diffing/method=kl seed=3"
@@ -108,9 +107,12 @@ def _perform(runs: Runs, allow_undecided: bool) -> int:
 
 def _sweep(runs: Runs, allow_undecided: bool) -> int:
     """Every job, told of when it is done; a table of them all at the end."""
+    from rich.console import Console
+
     from finetrace.api.run.sweep import perform_all, worst_code
     from finetrace.cli.audit import command_line
     from finetrace.cli.progress import Bars
+    from finetrace.cli.sweep import table
 
     ran = perform_all(
         runs,
@@ -119,7 +121,7 @@ def _sweep(runs: Runs, allow_undecided: bool) -> int:
         allow_undecided=allow_undecided,
         show=lambda done: _told(done, allow_undecided),
     )
-    _table(ran)
+    Console().print(table(ran))
     return worst_code(ran)
 
 
@@ -131,16 +133,6 @@ def _told(done: Done, allow_undecided: bool) -> None:
         for _ in Gate(done.config.rules, allow_undecided).write(done.findings, done.folder):
             pass
         typer.echo(f"Report: {done.folder / 'report.html'}")
-
-
-def _table(ran: Sequence[Ran]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("run", "change", "safety", "exit code", box=None)
-    for one in ran:
-        table.add_row(" ".join(one.words), one.change or "-", one.safety or "-", str(one.code))
-    Console().print(table)
 
 
 def _prepare_threads(runs: Runs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -299,3 +300,35 @@ def test_one_pass_alone_spreads_its_shards_instead(
     monkeypatch.setattr(units, "perform", note)
     perform_all(on_ray([run(places, tmp_path, "big", "kl")]))
     assert seen == [{"kind": "ray"}]
+
+
+# What the command line ends with.
+
+
+def test_the_table_has_a_line_a_run_and_takes_nothing_for_markup(places: Places, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from finetrace.cli.sweep import table
+
+    one = Ran(
+        config(places, tmp_path, "big", "kl"), (), Path("a"), "within-nulls", "not-measured", 0, None, 2.5
+    )
+    other = replace(
+        one,
+        config=replace(one.config, organism=OrganismEntry("[red]small")),
+        change=None,
+        code=2,
+        problem="There is no folder gone.",
+    )
+
+    def drawn(ran: Sequence[Ran]) -> list[list[str]]:
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(table(ran))
+        return [line.split() for line in console.export_text().splitlines() if line.strip()]
+
+    head, _, *lines = drawn([one, other])
+    assert head == ["organism", "variant", "method", "change", "safety", "seconds", "folder"]
+    assert lines[0] == ["big", "default", "kl", "within-nulls", "not-measured", "2.5", "a"]
+    assert lines[1] == ["[red]small", "default", "kl", "failed", "-", "2.5", "a"]
+    two = replace(one, config=replace(one.config, model=ModelEntry("second", str(places.base))))
+    assert drawn([one, two])[0][:3] == ["organism", "variant", "model"]
