@@ -162,7 +162,6 @@ def test_what_has_no_use_is_said_and_what_is_null_is_not(own: Path):
     assert said == {
         "my_quirk.yaml: organism.dataset.streaming",
         "preprocessing.batch_size",
-        "my_base.yaml: model.ignore_first_n_tokens_per_sample_during_collection",
         "my_base.yaml: model.no_auto_device_map",
         "my_base.yaml: model.vllm_kwargs",
         "our_cluster.yaml: infrastructure.storage.checkpoint_dir",

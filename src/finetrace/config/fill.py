@@ -56,10 +56,11 @@ class Told:
     notes: list[str] = field(default_factory=list)
 
     def unused(self, name: str, value: Any, found: Unused) -> None:
-        """A key that is known, and of no use or impossible here; where it is null there is nothing to say."""
+        """A key that is known, and of no use or impossible here; where it asks for nothing there is nothing to say."""
+        nothing = value is None or value in ("", [], {}) or (value == 0 and value is not False)
         if found.wrong:
             self.problems.append(f"{name} cannot be done: {found.why}.")
-        elif value is not None:
+        elif not nothing:
             self.notes.append(f"{name} has no use here: {found.why}.")
 
 

@@ -35,6 +35,7 @@ MOVED: Mapping[str, str] = {
     "diffing.method.method_params.max_samples": "data.max_samples",
     "diffing.method.method_params.max_tokens_per_sample": "data.context_len",
     "diffing.evaluation.agent.num_repeat": "diffing.evaluation.agent.runs",
+    "organism.training_dataset": "organism.dataset",
     "model.ignore_first_n_tokens_per_sample_during_training": "model.ignore_first_n_tokens_in_training",
 }
 """Dotted key -> what it is here: short names, and those of that toolkit."""
@@ -102,6 +103,7 @@ _UNUSED: Mapping[str, str] = {
     "model.no_auto_device_map": "infrastructure.device_map says where a side is",
     "model.vllm_kwargs*": _LOADED,
     "model.text_column": _TEXTS,
+    "organism.finetuned_model": "fine-tunes are those of organism.finetuned_models",
     "organism.dataset.streaming": "so many rows are read as are wanted",
     "organism.dataset.description": _ALONE,
 }
