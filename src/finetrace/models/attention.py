@@ -18,8 +18,9 @@ def named_attention(config: Any, asked: str | None) -> str | None:
 def _usual(config: Any) -> str | None:
     """As transformers chooses: torch's fused kernel where the class can dispatch it, else its plain one; None of a class
     that it does not know."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as known
 
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in known:
         return None
-    return "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa else "eager"
+    kind: Any = known[type(config)]
+    return "sdpa" if kind._supports_sdpa else "eager"

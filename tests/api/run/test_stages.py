@@ -88,12 +88,12 @@ def test_evaluation_alone_reads_what_is_there_and_loads_no_weights(diffed: Path,
     "changed", [{"seed": 1}, {"nulls": ()}, {"diffing": Diffing({"kl": {"passages": 2}})}], ids=str
 )
 def test_evaluation_takes_no_other_work_for_this_runs(changed: dict[str, object], diffed: Path, models: Path):
-    with pytest.raises(BadInput, match="organism=cake model=small .* pipeline.mode=diffing"):
+    with pytest.raises(BadInput, match=r"organism=cake model=small .* pipeline.mode=diffing"):
         perform(run_of(models, diffed, "evaluation", **changed), Watch())
 
 
 def test_evaluation_without_results_names_the_command_that_makes_them(models: Path, tmp_path: Path):
-    with pytest.raises(BadInput, match="There are no results of this run .* pipeline.mode=diffing"):
+    with pytest.raises(BadInput, match=r"There are no results of this run .* pipeline.mode=diffing"):
         perform(run_of(models, tmp_path, "evaluation"), Watch())
 
 

@@ -233,7 +233,7 @@ def _by_name(spec: Spec, missing: Mapping[str, int | None]) -> RunCost:
     copies = 2 if spec.config.variant.model_id else 1
     work = None if tokens is None else tokens * passes + WRITTEN * written * request.written.max_new_tokens
     work = work if work is None or not request.trains_nulls else work + TRAINING
-    rate = flops(dtype, device, 2048)
+    rate = flops(dtype, device, 1024)
     line = f"{written:,} answers ({len(prompts)} prompts, {sides} sides), of at most {request.written.max_new_tokens} tokens"
     return RunCost(
         tokens=tokens,
