@@ -172,10 +172,10 @@ def run_ready(ready: Ready, watch: Watch, *, command: str = "") -> Found:
     request, opened = ready.request, ready.opened
     told = served(request, opened.written)
     shelf = request.shelf
-    maker = Maker(request, ready.methods, opened, shelf, watch, command)
-    maker.make(contrasts(opened.pair))
-    if request.dose and null_names(opened.pair) and request.tuned is not None:
-        maker.make(dosed_contrasts(opened.pair, opened.corpus, request.shape, shelf, watch.tell))
+    with Maker(request, ready.methods, opened, shelf, watch, command) as maker:
+        maker.make(contrasts(opened.pair))
+        if request.dose and null_names(opened.pair) and request.tuned is not None:
+            maker.make(dosed_contrasts(opened.pair, opened.corpus, request.shape, shelf, watch.tell))
     found = findings(ready.methods, maker.results, against="dose" if opened.trained else "null")
     whole = assemble(request, opened, found, watch, seconds=time.time() - ready.began, command=command)
     whole = replace(whole, protocol=whole.protocol | {"runs": run_keys(ready)})
