@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from finetrace.config import compose_run, gather_run
+from finetrace.config import compose_run, gather_run, peer
+from finetrace.config.fill import hints
 from finetrace.config.groups import names, read_entry
+from finetrace.core.card import discover
 from finetrace.core.errors import BadInput, ConfigErrors
 
 ORGANISM = """\
@@ -236,6 +238,18 @@ def test_a_preset_of_a_method_has_its_own_name(own: Path):
     assert compose_run(words, own).diffing.methods == {"kl": {"passages": 2, "positions": 3}}
     _, problems = gather_run(["organism=my_quirk", "diffing/method=[kl,kl_short]"], own)
     assert problems == ["The method 'kl' is chosen twice, by two files: leave one out."]
+
+
+def test_the_guide_lists_every_key_that_is_called_otherwise():
+    guide = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for there, here in peer.MOVED.items():
+        assert f"`{there}`" in guide or f"`{there}=" in guide, there
+        assert f"`{here}`" in guide, here
+    for method, options in peer.METHOD_MOVED.items():
+        for there, here in options.items():
+            assert f"| `diffing.method.{there}` | `diffing.method.{here}` of `{method}` |" in guide
+            assert here in hints(discover()[0][method].config)
+    assert all(f"`{name}`" in guide for name in peer.NOT_BUILT)
 
 
 # -- files that are refused --------------------------------------------------------------------------------------------
