@@ -12,6 +12,7 @@ from finetrace.cli import (
     audit,
     bench,
     clean,
+    compare,
     demo,
     doctor,
     drift,
@@ -46,6 +47,7 @@ drift.add(app)
 imports.add(app)
 run.add(app)
 add_organism.add(app)
+compare.add(app)
 clean.add(app)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import typer
 from finetrace.core.card import Method, discover
 from finetrace.core.shelf_find import Filter, moment, shelf_root
 from finetrace.core.shelf_index import Entry, entries
-from finetrace.drawing.text import NO_DATA, interval, number, one_line
+from finetrace.drawing.text import NO_DATA, aligned, interval, number, one_line
 
 COLUMNS = ("organism", "variant", "method", "contrast", "number", "base", "created", "folder")
 
@@ -109,8 +109,4 @@ def _table(rows: list[dict[str, str]], several_bases: bool) -> None:
     names = [name for name in COLUMNS if name != "base" or several_bases]
     if len({row["contrast"] for row in rows}) == 1:
         names.remove("contrast")
-    lines: list[Iterable[str]] = [names, *([one_line(row[name]) for name in names] for row in rows)]
-    columns = list(zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns[:-1]]
-    padded = [[cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=False)]
-    typer.echo("\n".join("  ".join(cells).rstrip() for cells in zip(*padded, columns[-1], strict=True)))
+    typer.echo(aligned([names, *([one_line(row[name]) for name in names] for row in rows)]))

@@ -22,7 +22,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @dataclass(frozen=True)
 class Filter:
-    """Patterns (`*`, `?`) by address part, all of which have to fit; nothing given lets everything through.
+    """Patterns (`*`, `?`; several with commas) by address part, all of which have to fit; None lets everything through.
 
     base: of the base model's id or its last part, or the base itself under a name of the catalogue (`aliases`: name -> id).
     contrasts: "pair" alone unless more are asked for. protocol: dotted name -> value as text, as in the manifest.
@@ -59,14 +59,15 @@ class Filter:
         return all(_fits(pattern, _plain(told.get(name))) for name, pattern in self.protocol.items())
 
     def _of_base(self, base: str) -> bool:
-        return _fits_name(self.base, base) or (self.base is not None and self.aliases.get(self.base) == base)
+        known = (self.aliases.get(one) for one in (self.base or "").split(","))
+        return _fits_name(self.base, base) or base in known
 
     def _says(self, entry: Entry, text: str) -> bool:
         return text in entry.folder.lower() or text in str(entry.manifest.get("command", "")).lower()
 
 
 def _fits(pattern: str | None, value: str) -> bool:
-    return pattern is None or fnmatchcase(value, pattern)
+    return pattern is None or any(fnmatchcase(value, one) for one in pattern.split(","))
 
 
 def _fits_name(pattern: str | None, value: str) -> bool:

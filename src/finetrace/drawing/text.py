@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # Printable to Python, but invisible: fillers, the blank braille cell, and variation selectors, which can carry
@@ -86,6 +87,19 @@ def visible_token(token: str) -> str:
 def shorten(text: str, width: int) -> str:
     """`text` cut to `width` characters, with … where it was cut."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each as lines of even columns.
+
+    >>> print(aligned([["a", "bc"], ["def", "g"]]))
+    a    bc
+    def  g
+    """
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns[:-1]]
+    padded = [[cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=False)]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*padded, columns[-1], strict=True))
 
 
 def number(value: float | None) -> str:
