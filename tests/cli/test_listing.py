@@ -86,9 +86,7 @@ def test_what_is_computed(said, tmp_path: Path):
     (found,) = json.loads(
         "\n".join(said("organisms", "--computed", "--in", tmp_path, "--match", "cake", "--json"))
     )
-    variants = found["finetuned_models"]["tinyworld"]
-    assert variants["mix1-0p5"]["computed"] == ["diff_mining", "kl"]
-    assert variants["default"]["computed"] == []
+    assert found["computed"] == {"tinyworld": {"mix1-0p5": ["diff_mining", "kl"]}}
     assert said("organisms", "--computed", "--in", tmp_path / "empty") == ["No organisms are so."]
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import enum
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from finetrace.cli import catalogue
 from finetrace.core.card import discover
 from finetrace.core.errors import BadInput
-
-if TYPE_CHECKING:
-    from finetrace.config.tree import OrganismEntry, Variant
 
 FILTERS, OF_RUNS = "Which organisms or models", "Which runs"
 AUDITS, RUNS = Path("finetrace-audit"), Path("finetrace-runs")
@@ -121,10 +119,11 @@ def listing(
         )
         return
     shelf = None if not (computed or folder) else folder or _usual(RUNS, AUDITS)
+    asked = catalogue.Asked(config_dir, shelf, computed=computed, long=long, whole=as_json)
     found = {
         Kind.methods: _methods,
-        Kind.organisms: lambda: _organisms(filters, config_dir, shelf, computed, long, as_json),
-        Kind.models: lambda: _models(filters, config_dir),
+        Kind.organisms: lambda: catalogue.organism_rows(filters, asked),
+        Kind.models: lambda: catalogue.model_rows(filters, config_dir),
         Kind.recipes: _recipes,
         Kind.settings: _settings,
         Kind.rules: _rules,
@@ -178,147 +177,6 @@ def _methods() -> list[dict[str, Any]]:
         for m in found.values()
     ]
     return rows + [{"name": b.name, "version": "broken", "primary": "", "summary": b.error} for b in broken]
-
-
-def _organisms(
-    filters: dict[str, Any],
-    config_dir: Path | None,
-    shelf: Path | None,
-    computed: bool,
-    long: bool,
-    whole: bool,
-) -> list[dict[str, Any]]:
-    """One row an organism, or with `long` a variant. shelf: the folder whose runs are told of."""
-    from finetrace.config import catalogue
-
-    entries = catalogue.select(catalogue.organisms(config_dir), **filters)
-    done: dict[tuple[str, str, str], tuple[str, ...]] = {}
-    if shelf is not None:
-        from finetrace.core.shelf import Shelf
-
-        done = catalogue.computed(entries, catalogue.models(config_dir), Shelf(shelf / "runs").runs())
-    if computed:
-        names = {organism for organism, _, _ in done}
-        entries = tuple(entry for entry in entries if entry.name in names)
-    if long:
-        return [
-            row
-            for entry in entries
-            for row in _variants(entry, done, shelf is not None)
-            if row.get("computed") or not computed
-        ]
-    if whole:
-        return [_whole(entry, done, shelf is not None) for entry in entries]
-    return [_line(entry, done, shelf is not None) for entry in entries]
-
-
-def _line(
-    entry: OrganismEntry, done: dict[tuple[str, str, str], tuple[str, ...]], told: bool
-) -> dict[str, Any]:
-    models = list(entry.finetuned_models)
-    more = f" +{len(models) - 1}" if len(models) > 1 else ""
-    row = {
-        "name": entry.name,
-        "type": entry.type,
-        "models": f"{models[0]}{more}" if models else "any",
-        "variants": sum(map(len, entry.finetuned_models.values())),
-    }
-    if not told:
-        return row | {"what": " ".join((entry.description or entry.description_long).split())}
-    mine = [f"{_place(key)}: {', '.join(methods)}" for key, methods in done.items() if key[0] == entry.name]
-    return row | {"computed": "; ".join(mine)}
-
-
-def _place(key: tuple[str, str, str]) -> str:
-    _, model, variant = key
-    return model if variant == "default" else f"{model} {variant}"
-
-
-def _variants(
-    entry: OrganismEntry, done: dict[tuple[str, str, str], tuple[str, ...]], told: bool
-) -> list[dict[str, Any]]:
-    rows = []
-    for model, variants in entry.finetuned_models.items():
-        for name, variant in variants.items():
-            row = {"name": entry.name, "model": model, "variant": name, **_facts(name, variant)}
-            if told:
-                row["computed"] = ", ".join(done.get((entry.name, model, name), ()))
-            rows.append(row)
-    if not entry.finetuned_models:
-        keys = [key for key in done if key[0] == entry.name]
-        rows += [
-            {
-                "name": entry.name,
-                "model": key[1],
-                "variant": key[2],
-                "kind": "base",
-                "dial": "",
-                "source": "",
-                "computed": ", ".join(done[key]),
-            }
-            for key in keys
-        ]
-    return rows
-
-
-def _facts(name: str, variant: Variant) -> dict[str, Any]:
-    from finetrace.config.catalogue import dial, kind_of
-
-    turned = dial(name)
-    return {
-        "kind": kind_of(variant),
-        "dial": "" if turned is None else f"{turned[0]}: {turned[1]:g}",
-        "source": variant.source or "",
-    }
-
-
-def _whole(
-    entry: OrganismEntry, done: dict[tuple[str, str, str], tuple[str, ...]], told: bool
-) -> dict[str, Any]:
-    """Everything that its file says, and each variant's kind and dial."""
-    from dataclasses import asdict
-
-    from finetrace.config.catalogue import dial, kind_of
-
-    found = {
-        name: value for name, value in vars(entry).items() if name not in ("finetuned_models", "dataset")
-    }
-    found["dataset"] = None if entry.dataset is None else asdict(entry.dataset)
-    found["preprocessing_overrides"] = dict(entry.preprocessing_overrides)
-    found["finetuned_models"] = {
-        model: {
-            name: {
-                **{key: value for key, value in vars(variant).items() if value is not None},
-                "kind": kind_of(variant),
-                "dial": dial(name),
-                **({"computed": done.get((entry.name, model, name), ())} if told else {}),
-            }
-            for name, variant in variants.items()
-        }
-        for model, variants in entry.finetuned_models.items()
-    }
-    return found
-
-
-def _models(filters: dict[str, Any], config_dir: Path | None) -> list[dict[str, Any]]:
-    from finetrace.config import catalogue
-
-    tuned: dict[str, set[str]] = {}
-    for one in catalogue.trained(catalogue.organisms(config_dir)):
-        tuned.setdefault(one.model, set()).add(one.organism)
-    found = catalogue.select_models(
-        catalogue.models(config_dir), model=filters["model"], text=filters["text"]
-    )
-    return [
-        {
-            "name": one.name,
-            "model_id": one.model_id,
-            "dtype": one.checkpoint_dtype or one.dtype,
-            "thinking": "switchable" if one.has_enable_thinking else "",
-            "organisms": len(tuned.get(one.name, ())),
-        }
-        for one in found
-    ]
 
 
 def _recipes() -> list[dict[str, Any]]:
