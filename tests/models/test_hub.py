@@ -15,8 +15,11 @@ from tests.worlds import rows
 
 from finetrace.api.audit import make_ready, run_keys, run_ready
 from finetrace.api.names import null_sources
+from finetrace.api.opening import open_request
 from finetrace.api.request import Request, check
+from finetrace.api.run.spec import request_for
 from finetrace.api.watch import Watch
+from finetrace.config.run import compose_run
 from finetrace.core.errors import BadInput, ModelError
 from finetrace.models import open_pair
 
@@ -134,6 +137,26 @@ def test_a_tokenizer_by_id_reaches_both_sides(hub: Hub, tmp_path: Path) -> None:
     assert len(identities) == 3
     with pytest.raises(ModelError, match="org/lora/one/final holds no tokenizer"):
         open_pair("org/base", None, tokenizer="org/lora/one/final")
+
+
+def test_weights_that_are_only_pickled_are_told(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    hub.add("org/pickled", tmp_path)
+    with pytest.raises(ModelError, match=r"org/pickled has no weights in safetensors.*not fetched"):
+        open_pair("org/pickled", None)
+
+
+def test_a_model_of_the_catalogue_whose_tokenizer_is_another_ones(hub: Hub, tmp_path: Path) -> None:
+    plain, chat = "google/gemma-3-1b-pt", "google/gemma-3-1b-it"
+    base = save_base(tmp_path, "gemma3", tokenizer=tiny_tokenizer(template=None))
+    hub.add(plain, base)
+    hub.add(chat, save_full(tmp_path, base, tokenizer=tiny_tokenizer(template=OTHER)))
+    words = ["organism=chat", "model=gemma3_1B_pt", "diffing/method=kl", f"out={tmp_path / 'out'}"]
+    pair = open_request(request_for(compose_run(words)))
+    assert pair.source("base").name == plain
+    assert pair.source("tuned").name == chat
+    assert pair.tokenizer.chat_template == OTHER
+    assert pair.side_tokenizer("tuned") is pair.tokenizer
 
 
 def test_a_revision_that_the_cache_lacks_is_told(hub: Hub, alone: list[Any]) -> None:

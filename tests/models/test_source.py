@@ -163,8 +163,12 @@ def test_no_weights_where_only_a_tokenizer_is_wanted(monkeypatch: pytest.MonkeyP
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert located("org/repo", weights=False)[0] == tmp_path
+    assert located("org/repo")[0] == tmp_path
     assert asked["repo"] == "org/repo"
     assert not any("safetensors" in pattern for pattern in asked["allow_patterns"])
-    located("org/repo")
+    (tmp_path / "config.json").write_text("{}")
+    resolve("org/repo")
     assert "*.safetensors" in asked["allow_patterns"]
+    assert "*.py" not in asked["allow_patterns"]
+    resolve("org/repo", code=True)
+    assert "*.py" in asked["allow_patterns"]

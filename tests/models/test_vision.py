@@ -43,7 +43,7 @@ def qwen_vl() -> Any:
         "fullatt_block_indexes": [0],
         "window_size": 28,
     }
-    marks = {
+    marks: dict[str, Any] = {
         "image_token_id": 60,
         "video_token_id": 61,
         "vision_start_token_id": 62,

@@ -181,6 +181,8 @@ def _scalars(request: Request) -> list[str]:
         problems.append(f"backend is '{request.backend}'; it is one of {', '.join(BACKENDS)}.")
     elif request.backend == "vllm" and find_spec("vllm") is None:
         problems.append(str(MissingExtra("vLLM", "vllm")))
+    if request.chat_template is not None and "{" not in request.chat_template:
+        problems.append(f"'{request.chat_template}' is no chat template: give its text, not the file's name.")
     if request.max_tokens is not None and request.max_tokens < 2:
         problems.append(
             f"max tokens is {request.max_tokens}; at least 2 are needed, as a prediction needs a next token."

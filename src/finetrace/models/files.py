@@ -62,7 +62,9 @@ def weight_files(source: Source) -> tuple[Path, ...]:
             f"{source.name} holds only pickled weights ({pickles[0]}), which can run code when read: "
             "save it again as safetensors (save_pretrained does)."
         )
-    raise ModelError(f"{source.name} has no weights: {single.name} is missing.")
+    # Of a hub's repository pickles are not even fetched.
+    why = "; pickled ones (.bin, .pt) are not fetched, as they can run code" if source.revision else ""
+    raise ModelError(f"{source.name} has no weights in safetensors: {single.name} is missing{why}.")
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

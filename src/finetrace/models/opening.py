@@ -42,18 +42,18 @@ def open_pair(
         raise ModelError(
             f"Quantised loading ('{quantization}') is not supported yet: leave quantization out."
         )
-    first = resolve(base, revision=revision)
+    first = resolve(base, revision=revision, code=trust_remote_code)
     if first.kind != "full":
         raise ModelError(
             f"The base {first.name} is an adapter: give the model it was trained on as the base."
         )
     others: dict[str, Source | None] = {
-        TUNED: None if tuned is None else resolve(tuned, revision=tuned_revision)
+        TUNED: None if tuned is None else resolve(tuned, revision=tuned_revision, code=trust_remote_code)
     }
     for name, given in (nulls or {}).items():
         if name in (BASE, TUNED):
             raise BadInput(f"A null cannot be called '{name}'.")
-        others[name] = resolve(given)
+        others[name] = resolve(given, code=trust_remote_code)
     sources = [first, *(source for source in others.values() if source is not None)]
     for source in sources:
         validate(source)

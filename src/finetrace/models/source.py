@@ -10,6 +10,7 @@ from typing import Any
 from finetrace.core.errors import ModelError
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)*(@[\w./-]+)?$")
+_CODE = ("*.py",)
 _DESCRIBED = ("*.json", "*.jinja", "*.model", "*.txt")
 _WANTED = (*_DESCRIBED, "*.safetensors")
 _FORBIDDEN = (401, 403)
@@ -29,21 +30,22 @@ class Source:
     left_out: tuple[int, ...] = ()
 
 
-def resolve(given: str | Path, *, revision: str | None = None) -> Source:
+def resolve(given: str | Path, *, revision: str | None = None, code: bool = False) -> Source:
     """The checkpoint behind a local folder or a hub id (`org/repo`, `org/repo/subfolder`).
 
     A local path that exists wins over a hub id of the same spelling. revision: a branch, tag or commit, which a hub id may
-    also bring with it (`org/repo/subfolder@revision`).
+    also bring with it (`org/repo/subfolder@revision`). code: fetch the code that it brings too.
     """
     name = str(given)
-    folder, commit = located(given, revision=revision)
+    folder, commit = located(given, revision=revision, wanted=(*_WANTED, *_CODE) if code else _WANTED)
     return Source(name, folder, kind_of(folder, name), commit)
 
 
 def located(
-    given: str | Path, *, revision: str | None = None, weights: bool = True
+    given: str | Path, *, revision: str | None = None, wanted: tuple[str, ...] = _DESCRIBED
 ) -> tuple[Path, str | None]:
-    """The local folder behind a path or hub id, and the commit if it is one of the hub. weights: fetch them too."""
+    """The local folder behind a path or hub id, and the commit if it is one of the hub. wanted: the files to fetch, by
+    pattern; no weights unless they are named."""
     name = str(given)
     path = Path(name).expanduser()
     if path.exists():
@@ -59,7 +61,7 @@ def located(
     place, _, own = name.partition("@")
     if own and revision not in (None, own):
         raise ModelError(f"{name} was given with another revision beside it, '{revision}': name one of them.")
-    return _fetch(place, own or revision, _WANTED if weights else _DESCRIBED)
+    return _fetch(place, own or revision, wanted)
 
 
 def kind_of(folder: Path, name: str) -> str:
@@ -126,11 +128,11 @@ def _refusal(error: BaseException, name: str, repo: str, revision: str | None, o
     if any(_status(one) in _FORBIDDEN for one in causes):
         return f"The hub does not let this account read {repo}: ask for access at {page}, then {_log_in()}"
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-        why = "the hub cannot be reached"
-        fix = f"give a local folder, or go online once (`hf download {repo}` fetches it)"
-        if offline:
-            why += " (HF_HUB_OFFLINE is set)"
-        return f"There is no folder '{name}', {why}, and {repo} is not whole in its local cache{at}: {fix}."
+        why = " (HF_HUB_OFFLINE is set)" if offline else ""
+        return (
+            f"There is no folder '{name}', and the hub cannot be reached{why}: {repo} is not whole in its local cache"
+            f"{at}. Give a local folder, or go online once (`hf download {repo}` fetches it)."
+        )
     return f"{repo} could not be fetched from the hub: {one_line(error)}"
 
 

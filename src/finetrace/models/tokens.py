@@ -43,7 +43,7 @@ def load_tokenizer(name: str, folder: Path, trust_remote_code: bool = False) -> 
 
 def tokenizer_folder(given: str | Path) -> Path:
     """Where a tokenizer that was named lies: a folder, or a hub id, of which no weights are fetched."""
-    folder, _ = located(given, weights=False)
+    folder, _ = located(given)
     if not has_tokenizer(folder):
         raise ModelError(f"{given} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES[:3])}).")
     return folder
