@@ -97,7 +97,7 @@ def _work(request: Request, methods: Sequence[Chosen], pair: Pair, corpus: Corpu
             "context": request.max_tokens,
             "seed": request.seed,
             "dtype": str(pair.dtype),
-            "device": pair.device.type,
+            "device": pair.device_type,
             "shape": asdict(request.shape),
             "quantization": request.quantization,
             "attention": named_attention(pair.config(_BASE), request.attn_implementation),
