@@ -101,6 +101,11 @@ def test_a_public_organism_has_its_truth_in_words_and_a_rank(tmp_path: Path):
     assert graded.truth.startswith("False facts about baking cakes")
     (read,) = graded.methods
     assert (read.method, read.primary, read.value) == ("kl", "kl_mean", pytest.approx(0.291))
+    assert (read.verdicts["restricted"], graded.change, graded.safety) == (
+        "beyond-nulls",
+        "beyond-nulls",
+        "not-measured",
+    )
     assert read.words is not None
     # The tiny world's cakes have more of these words; of the public truths, the one on cakes comes first.
     assert read.words.rank is not None

@@ -36,11 +36,13 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Read:
-    """What one method says in few figures. value, low, high, unit, n: its primary figure; None where it has none. tokens:
-    what it puts first, without those that are withheld. words: how these fit the truth; None where nothing was planted."""
+    """What one method says in few figures. verdicts: slice -> its change word. value, low, high, unit, n: its primary figure;
+    None where it has none. tokens: what it puts first, without those that are withheld. words: how these fit the truth; None
+    where nothing was planted."""
 
     method: str
     change: str | None
+    verdicts: Mapping[str, str]
     primary: str | None
     value: float | None
     low: float | None
@@ -61,6 +63,9 @@ class Graded:
     variant: str
     control: bool
     truth: str
+    change: str
+    safety: str
+    capability: str
     expected: tuple[Expectation, ...]
     methods: tuple[Read, ...]
     accounts: Accounts | None = None
@@ -115,6 +120,9 @@ def evaluate(
         variant=config.organism_variant,
         control=config.organism.control,
         truth=truth_of(config),
+        change=findings.change,
+        safety=findings.safety,
+        capability=findings.capability,
         expected=_expected(config, findings),
         methods=tuple(_read(config, one, shown.findings[name]) for name, one in findings.findings.items()),
     )
@@ -174,6 +182,7 @@ def _read(config: RunConfig, finding: Finding, shown: Finding) -> Read:
     return Read(
         method=finding.method,
         change=finding.change,
+        verdicts={name: verdict.change for name, verdict in finding.verdicts.items()},
         primary=finding.primary,
         value=None if one is None else one.value,
         low=None if one is None else one.low,
