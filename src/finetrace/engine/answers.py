@@ -87,7 +87,7 @@ class Answers:
         return {
             "prompts": identity(self.prompts),
             "decoding": self.decoding,
-            "arms": list(self.arms.values()),
+            "arms": [arm.identity for arm in self.arms.values()],
             "writer": self._writer.identity,
             "writers": {side: writer.identity for side, writer in self._writers.items()},
         }
@@ -210,7 +210,8 @@ class Answers:
         self, side: str, arm: str, order: Sequence[int], written: Sequence[Written]
     ) -> tuple[Answer, ...]:
         per = self.decoding.samples
-        words = spoken(self.pair, side, written, self.arms[arm].template)
+        put = self.arms[arm]
+        words = spoken(self.pair, side, written, put.template, thinking=put.thinking)
         found = [
             Answer(i, sample, one.ids, one.text, one.thought, one.finished, one.unanswered)
             for place, i in enumerate(order)

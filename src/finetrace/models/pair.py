@@ -251,17 +251,26 @@ class Pair:
         system: str | None = None,
         template: str | None = None,
         decoding: Decoding | None = None,
+        thinking: bool = False,
         mixed: bool | None = None,
     ) -> dict[str, list[generate.Spoken]]:
         """Each side's answers, `decoding.samples` to a prompt, prompt by prompt.
 
         prompts: user messages, or conversations as lists of {"role", "content"}. system: put before those without one.
-        template: a chat template instead of the tokenizer's. mixed: all sides in one batch, which a ModelError refuses
-        where sides are more than plain LoRA adapters; None: where it can be, else one side after the other, in batches
-        of one shape. The tokens are the same in float32, whatever the batch.
+        template: a chat template instead of the tokenizer's. thinking: it is asked to let the model think first. mixed:
+        all sides in one batch, which a ModelError refuses where sides are more than plain LoRA adapters; None: where it
+        can be, else one side after the other, in batches of one shape. The tokens are the same in float32, whatever the
+        batch.
         """
         return generate.answer(
-            self, prompts, which=which, system=system, template=template, decoding=decoding, mixed=mixed
+            self,
+            prompts,
+            which=which,
+            system=system,
+            template=template,
+            decoding=decoding,
+            thinking=thinking,
+            mixed=mixed,
         )
 
     def trunk(
