@@ -183,8 +183,15 @@ def test_a_method_file_by_its_names_there(own: Path):
         "datasets has no use here",
         "requires_preprocessing has no use here",
     } <= said
-    typed = compose_run(["organism=my_quirk", "diffing.method.batch_size=2", "diffing.method.topics=0"], own)
-    assert (typed.diffing.batch_size, "topics" in typed.diffing.methods["diff_mining"]) == (2, False)
+    words = [
+        "organism=my_quirk",
+        "diffing.method.batch_size=2",
+        "data.max_samples=7",
+        "diffing.method.topics=0",
+    ]
+    typed = compose_run(words, own)
+    assert (typed.diffing.batch_size, typed.data.max_samples) == (2, 7)
+    assert "topics" not in typed.diffing.methods["diff_mining"]
 
 
 def test_a_config_of_ones_own_sets_the_defaults(own: Path):
@@ -282,7 +289,7 @@ HOSTILE = [
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: str):
     write(tmp_path, "organism", "bad", text)
     with pytest.raises(ConfigErrors) as error:
-        compose_run(["organism=bad", "model=gpt2", "diffing/method=kl"], tmp_path)
+        compose_run(["organism=bad", "diffing/method=kl"], tmp_path)
     (problem,) = error.value.problems
     assert said in problem
     assert "bad.yaml" in problem

@@ -68,6 +68,9 @@ def test_the_defaults_are_those_of_the_seed():
 def test_a_control_without_a_fine_tune_is_the_base_itself_on_any_model():
     config = compose_run(["organism=none", "model=gpt2"])
     assert (config.organism.control, config.variant.source) == (True, None)
+    assert told("organism=none", "model=gpt2", "organism_variant=../up") == [
+        "The organism 'none' has no variant '../up': leave organism_variant out."
+    ]
     assert told("organism=none") == [
         "The organism 'none' names no model: choose one, as in model=qwen3_1_7B."
     ]
