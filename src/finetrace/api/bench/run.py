@@ -65,11 +65,13 @@ def bench(
     per_slice: int = 80,
     seed: int = 0,
     rows: Sequence[Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     watch: Watch | None = None,
 ) -> Bench:
     """Runs `methods` on every organism of the zoo. Results land on the shelf under `out/runs` and are not made twice.
 
-    rows: what is read; `per_slice` texts of each of the world's audit slices if not given.
+    rows: what is read; `per_slice` texts of each of the world's audit slices if not given. options: method -> its
+    configuration.
     """
     if len(zoo.nulls) < FEWEST:
         raise BadInput(
@@ -78,7 +80,7 @@ def bench(
     rows = _audit_rows(zoo, per_slice, seed) if rows is None else list(rows)
     request = Request(
         base=zoo.base, tuned=None, data=rows, out=out, methods=tuple(methods), nulls=tuple(zoo.sources.values()),
-        seed=seed, dose=False, calibration=_calibration(zoo, methods, seed),
+        seed=seed, dose=False, calibration=_calibration(zoo, methods, seed), options=options or {},
     )  # fmt: skip
     chosen = check(request)
     opened = open_all(request, read_rows(rows), None, trained=False, sets=calibration_sets(request, chosen))
