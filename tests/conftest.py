@@ -14,13 +14,12 @@ LONG = (
     "house/test_docs.py",
     "api/test_world.py",
     "organisms/test_build.py",
-    "cli/test_train.py",
-    "finetune/test_drift.py",
-    "methods/test_neuron_drift_nulls.py",
     "api/test_world_weights.py",
+    "finetune/test_drift.py",
+    "cli/test_train.py",
     "house/test_notebook.py",
 )
-"""Files of a minute and more, longest first: what is begun last should be short, so that two workers end together."""
+"""The longest files, longest first: what is begun last should be short, so that two workers end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
