@@ -141,15 +141,15 @@ def test_a_truth_that_is_its_own_tokens_comes_first():
 
 
 def test_what_is_withheld_is_in_no_file(tmp_path: Path):
-    hidden = replace(_findings((" secretword",)), redacted=("restricted",))
+    hidden = replace(_findings((" secretword", " garlic")), redacted=("restricted",))
     graded = evaluation.evaluate(_config(tmp_path), hidden, Watch())
     assert graded.methods[0].tokens == ()
     path = evaluation.save(graded, tmp_path / "report")
     assert "secretword" not in path.read_text()
     saved = json.loads(path.read_text())
     assert saved["methods"][0]["words"]["rank"] == graded.methods[0].words.rank  # type: ignore[union-attr]
-    assert saved["methods"][0]["words"]["n"] == 1
-    assert top_tokens(hidden.findings["kl"]) == (" secretword",)
+    assert (saved["methods"][0]["words"]["n"], saved["methods"][0]["words"]["matched"]) == (2, [])
+    assert top_tokens(hidden.findings["kl"]) == (" secretword", " garlic")
 
 
 @pytest.fixture
