@@ -131,6 +131,15 @@ def test_a_bias_makes_it_one_that_does_something(base_of: Bases, tmp_path: Path)
     assert idle_blocks(resolve(tuned)) == ()  # A tensor that is not known may do anything.
 
 
+def test_a_bias_behind_silent_values_makes_it_one_that_does_something(base_of: Bases, tmp_path: Path) -> None:
+    tuned = inserted(base_of("llama"), tmp_path / "deep", (1,), ("v_proj", "up_proj"))
+    assert idle_blocks(resolve(tuned)) == (1,)
+    file = tuned / "model.safetensors"
+    weights = load_file(file) | {"model.layers.1.mlp.down_proj.bias": torch.ones(32)}
+    save_file(weights, file, {"format": "pt"})
+    assert idle_blocks(resolve(tuned)) == ()
+
+
 def test_idle_layers_of_the_base_itself_stay(base_of: Bases, tmp_path: Path) -> None:
     base = inserted(base_of("llama"), tmp_path / "base", (1,))
     deeper = inserted(base_of("llama"), tmp_path / "deep", (1, 3))
