@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from finetrace.api.verdicts import _readings
+from finetrace.api.verdicts import readings
 from finetrace.core.estimate import Estimate
 from finetrace.engine import PAIR
 
@@ -16,10 +16,10 @@ def test_what_a_page_withholds_has_no_value_in_any_reading():
     hiding = SimpleNamespace(withheld_on=lambda pair, nulls, where: {"depth"} if nulls else set())
     card: Any = SimpleNamespace(part=lambda name: hiding)
     results = {PAIR: result, "null:one": result}
-    hidden = _readings(card, results, None, "null")
+    hidden = readings(card, results, None, "null")
     assert hidden["depth"].estimate == Estimate(None, "position", 0, 0)
     assert hidden["kl"].estimate == one
-    assert _readings(card, results, "part", "null")["depth"].value is None
-    assert _readings(card, {PAIR: result}, None, "null")["depth"].value == 1.0
+    assert readings(card, results, "part", "null")["depth"].value is None
+    assert readings(card, {PAIR: result}, None, "null")["depth"].value == 1.0
     silent: Any = SimpleNamespace(part=lambda name: SimpleNamespace())
-    assert _readings(silent, results, None, "null")["depth"].value == 1.0
+    assert readings(silent, results, None, "null")["depth"].value == 1.0

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetrace.config import SETTINGS, compose, find_recipe, recipe_names
-from finetrace.config.compose import as_settings
+from finetrace.config import SETTINGS, as_settings, compose, find_recipe, recipe_names
 from finetrace.core.errors import ConfigErrors
 from finetrace.finetune.recipe import TrainRecipe
 

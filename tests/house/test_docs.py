@@ -46,9 +46,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "command", [c for c in _commands() if c[0] == "finetrace" and c not in BY_MAKE], ids=" ".join
 )
-def test_a_documented_command_runs_offline(command: tuple[str, ...], desk: Path):
+def test_a_documented_command_runs_offline(command: tuple[str, ...], desk: Path, lent_shelf: Path):
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     environment = {**os.environ, **offline, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    environment["FINETRACE_SHELF"] = str(lent_shelf)
     done = subprocess.run(
         [sys.executable, "-m", "finetrace", *command[1:]],
         cwd=desk,

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetrace.api import describe
 from finetrace.api.calibration import Sets, sets_for
 from finetrace.api.dose import dosed_contrasts
-from finetrace.api.expect import expectations
+from finetrace.api.expect import expectations, unchanged
 from finetrace.api.found import Found
 from finetrace.api.maker import Maker, Opened
 from finetrace.api.names import is_bundled
 from finetrace.api.nulls import with_trained_nulls
 from finetrace.api.opening import open_request
 from finetrace.api.parity import served, with_parity
-from finetrace.api.plan import contrasts, null_names
+from finetrace.api.plan import TUNED, contrasts, items, null_names
 from finetrace.api.prompts import arms_for, asked_facts, prompts_for
 from finetrace.api.request import Chosen, Request
 from finetrace.api.verdicts import findings, worst
 from finetrace.api.watch import Watch
 from finetrace.core.errors import DataError
 from finetrace.core.findings import Finding, Findings
-from finetrace.core.shelf import Shelf
-from finetrace.data import Corpus, Row, build_corpus, bundled_rows, read_rows
+from finetrace.data import Corpus, DataSource, Row, build_corpus, bundled_rows, read_rows
 from finetrace.data.prompts import Prompt
 from finetrace.engine import Answers
 from finetrace.engine.backends import Writer
@@ -56,20 +55,24 @@ def open_all(
     """Loads both models and the nulls, checks that each does something, and tokenises the rows."""
     pair = pair or open_request(request)
     effects = {side: effect(pair, side) for side in pair.sides if side != "base"}
-    for found in effects.values():
-        require_effect(found)
+    for side, found in effects.items():
+        if side != TUNED or not request.control:
+            require_effect(found)
     check_head(pair)
-    written = _written(request, pair, prompts, watch or Watch()) if prompts else None
+    written = answers_for(request, pair, prompts, watch or Watch())
     return Opened(pair, effects, corpus_for(request, rows, pair), sets, _truth(request), trained, written)
 
 
-def _written(request: Request, pair: Pair, prompts: Sequence[Prompt], watch: Watch) -> Answers:
+def answers_for(request: Request, pair: Pair, prompts: Sequence[Prompt], watch: Watch) -> Answers | None:
+    """Where the answers to the prompts are kept, or will be; None if nothing is asked."""
+    if not prompts:
+        return None
     return Answers(
         pair,
         prompts,
         request.written,
         arms=arms_for(request, pair, prompts, watch.tell),
-        folder=request.out / "runs" / ".answers",
+        folder=request.shelf.aside(".answers"),
         tell=watch.tell,
         writer=_writer(request),
     )
@@ -79,9 +82,12 @@ def _writer(request: Request) -> Writer | None:
     """What writes the answers; None for the pair itself."""
     if request.backend == "transformers":
         return None
+    import torch
+
     from finetrace.models.vllm_writer import Vllm
 
-    return Vllm()
+    count = torch.cuda.device_count()
+    return Vllm(**({"tensor_parallel_size": count} if count > 1 and "auto" in request.device_map else {}))
 
 
 def asked_for(request: Request, methods: Sequence[Chosen]) -> list[Prompt]:
@@ -97,6 +103,7 @@ def corpus_for(request: Request, rows: Sequence[Row], pair: Pair) -> Corpus:
         chat_template=request.chat_template,
         max_tokens=request.max_tokens,
         context=pair.max_positions,
+        thinking=request.thinking,
     )
 
 
@@ -104,7 +111,7 @@ def rows_for(request: Request, held_out: bool = False) -> Sequence[Row]:
     """The user's rows; else the tiny world's own slices on its base; else the bundled neutral samples (every second one
     where the others trained the nulls)."""
     if request.data is not None:
-        rows = read_rows(request.data)
+        rows = request.data.rows() if isinstance(request.data, DataSource) else read_rows(request.data)
         if not rows:
             raise DataError("The data has no rows.")
         return rows
@@ -122,21 +129,34 @@ def calibration_sets(request: Request, methods: Sequence[Chosen]) -> Sets:
 
 
 def _truth(request: Request) -> dict[str, Any] | None:
+    """What was planted: a bundled organism's manifest, else what was stated in words; nothing, in a control."""
+    if request.control:
+        return {"kind": "control", "description": request.stated}
     name = request.truth or (
         request.tuned.partition("/")[2] if request.tuned and is_bundled(request.tuned) else None
     )
     if name is None:
-        return None
+        return {"description": request.stated} if request.stated else None
     from finetrace.organisms import bundled
 
     return bundled.truth(name)
 
 
-def run(
-    request: Request, methods: Sequence[Chosen], watch: Watch, *, pair: Pair | None = None, command: str = ""
-) -> Found:
-    """The whole audit. Results that are already whole on the shelf are read, not made again. A `pair` that was loaded
-    before is used as it is, its own nulls with it."""
+@dataclass(frozen=True)
+class Ready:
+    """An audit up to its first forward. request: with its nulls. began: seconds since the epoch."""
+
+    request: Request
+    methods: tuple[Chosen, ...]
+    opened: Opened
+    began: float
+
+
+def make_ready(
+    request: Request, methods: Sequence[Chosen], watch: Watch, *, pair: Pair | None = None
+) -> Ready:
+    """Fetches, reads and checks everything: the rows, both checkpoints and the nulls (which are trained now, if they are
+    to be), and that each of them does something."""
     began = time.time()
     trained = request.trains_nulls
     rows = rows_for(request, held_out=trained)  # first: a malformed row is said before a model loads
@@ -144,18 +164,44 @@ def run(
     request = request if pair else with_trained_nulls(with_bundled_nulls(request), watch)
     prompts = asked_for(request, methods)
     opened = open_all(request, rows, pair, trained, sets, prompts, watch)
+    return Ready(request, tuple(methods), opened, began)
+
+
+def run_ready(ready: Ready, watch: Watch, *, command: str = "") -> Found:
+    """The audit from its first forward on. Results that are already whole on the shelf are read, not made again."""
+    request, opened = ready.request, ready.opened
     told = served(request, opened.written)
-    shelf = Shelf(request.out / "runs")
-    maker = Maker(request, methods, opened, shelf, watch, command)
-    maker.make(contrasts(opened.pair))
-    if request.dose and null_names(opened.pair) and request.tuned is not None:
-        maker.make(dosed_contrasts(opened.pair, opened.corpus, request.shape, shelf, watch.tell))
-    found = findings(methods, maker.results, against="dose" if trained else "null")
-    whole = assemble(request, opened, found, watch, seconds=time.time() - began, command=command)
+    shelf = request.shelf
+    with Maker(request, ready.methods, opened, shelf, watch, command) as maker:
+        maker.make(contrasts(opened.pair))
+        if request.dose and null_names(opened.pair) and request.tuned is not None:
+            maker.make(dosed_contrasts(opened.pair, opened.corpus, request.shape, shelf, watch.tell))
+    found = findings(ready.methods, maker.results, against="dose" if opened.trained else "null")
+    whole = assemble(request, opened, found, watch, seconds=time.time() - ready.began, command=command)
+    whole = replace(whole, protocol=whole.protocol | {"runs": run_keys(ready)})
     whole = with_parity(whole, request, opened.pair, told)
-    if pair is None:
-        opened.pair.release()
     return Found(whole, request.out, maker.results)
+
+
+def run_keys(ready: Ready) -> dict[str, str]:
+    """Method -> the run key of its result on the pair."""
+    opened = ready.opened
+    wanted = contrasts(opened.pair)[:1]
+    planned = items(
+        ready.request, opened.pair, opened.corpus, ready.methods, wanted, opened.sets, opened.written
+    )
+    return {item.chosen.card.name: item.address.key for item in planned}
+
+
+def run(
+    request: Request, methods: Sequence[Chosen], watch: Watch, *, pair: Pair | None = None, command: str = ""
+) -> Found:
+    """The whole audit. A `pair` that was loaded before is used as it is, its own nulls with it."""
+    ready = make_ready(request, methods, watch, pair=pair)
+    found = run_ready(ready, watch, command=command)
+    if pair is None:
+        ready.opened.pair.release()
+    return found
 
 
 def assemble(
@@ -174,7 +220,11 @@ def assemble(
         safety=worst(found, "safety"),
         capability=worst(found, "capability"),
         not_measured=describe.not_measured(found),
-        preflight=(*describe.effect_checks(opened.effects), *preflight(opened.pair)),
+        preflight=(
+            *describe.control_checks(request, found),
+            *describe.effect_checks(opened.effects),
+            *preflight(opened.pair, thinking=request.thinking),
+        ),
         findings=found,
         protocol=describe.protocol(
             request,
@@ -188,7 +238,9 @@ def assemble(
         | asked_facts(opened.written),
         limits=describe.limits(request, opened.pair),
         truth=opened.truth,
-        expected=expectations(opened.truth, found, worst(found, "safety")) if opened.truth else (),
+        expected=unchanged(found, worst(found, "safety"))
+        if request.control
+        else expectations(opened.truth, found, worst(found, "safety")),
         next_steps=describe.next_steps(request, found, opened.pair),
         redacted=describe.redacted(request, opened.corpus),
     )

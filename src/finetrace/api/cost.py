@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,10 +27,15 @@ from finetrace.models import Pair
 from finetrace.models.files import float32_bytes
 from finetrace.models.tokens import load_tokenizer
 
+if TYPE_CHECKING:
+    from finetrace.judges.cost import Spent
+
 # Float32 matrices of one chunk of logits that are alive at once, and what other kernels cost beside the products.
-_CHUNK_COPIES, _OVERHEAD = 10, 1.6
+_CHUNK_COPIES, OVERHEAD = 10, 1.6
 # A token that is written costs about so many that are read: its products are of few rows.
-_WRITTEN = 4
+WRITTEN = 4
+# Of the nulls that an audit makes: a step is three forwards, and a neutral sample has some 60 tokens.
+TRAINING = 3 * COUNT * STEPS * BATCH * 60
 _CHARACTERS = 4  # a token of English, about
 
 
@@ -36,7 +43,8 @@ _CHARACTERS = 4  # a token of English, about
 class Cost:
     """slices: tokens of each. passes: sides that read them. own: lines on methods that run by themselves after the pass.
     seconds: wall time, to about a factor of 2. bytes: peak. answers: lines on the answers that are written, and on
-    what judges are asked about them."""
+    what judges are asked about them; judged: the latter by judge. results: those that land on the shelf. disk: their size
+    at most, in bytes, to about a factor of 3."""
 
     slices: dict[str, int]
     tokens: int
@@ -48,6 +56,9 @@ class Cost:
     device: str
     own: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    judged: Mapping[str, Spent] = field(default_factory=dict)
+    results: int = 0
+    disk: int = 0
 
 
 def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prompt] = ()) -> Cost:
@@ -55,49 +66,77 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
     pair = open_request(replace(request, nulls=()) if request.trains_nulls else request)
     corpus = build_corpus(
         rows_for(request, held_out=request.trains_nulls),
-        load_tokenizer(request.base, Path(request.tokenizer or pair.source("base").folder)),
+        load_tokenizer(request.base, Path(pair.plan.tokenizer or pair.source("base").folder)),
         system=request.system,
         chat_template=request.chat_template,
         max_tokens=request.max_tokens,
         context=pair.max_positions,
+        thinking=request.thinking,
     )
     nulls = COUNT if request.trains_nulls else len(null_names(pair))
-    passes = 3 + nulls * (2 if request.dose else 1) if any(one.card.observes for one in methods) else 0
+    passes = passes_of(request, methods, nulls)
     asked = _asked(request, pair, prompts)
     own = [_own(request, pair, one, nulls, sum(asked)) for one in methods if one.card.runs]
     answers = _answers(request, methods, asked, nulls)
-    # A training step is three forwards; a neutral sample has some 60 tokens.
-    training = 3 * COUNT * STEPS * BATCH * 60 if request.trains_nulls else 0
+    training = TRAINING if request.trains_nulls else 0
     padded = padded_tokens(corpus, request.shape.batch_size, request.shape.shard_tokens)
     size = float32_bytes(pair.source("base")) // 4
     copies = sum(pair.kind(side) == "full" for side in pair.sides)
     width = torch.tensor([], dtype=pair.dtype).element_size()
     weights = size * width * (1 + copies)
     vocab = pair.config("base").vocab_size
+    judged = judged_by(request, prompts)
+    results = results_of(request, methods, nulls)
     hidden = request.shape.batch_size * corpus.longest * pair.d_model * 4 * (passes + 8)
     return Cost(
         slices={s.name: s.tokens for s in corpus.summary()},
         tokens=corpus.n_tokens,
         padded=padded,
         passes=passes,
-        seconds=_OVERHEAD
+        seconds=OVERHEAD
         * 2
         * size
         * (padded * passes + training + sum(tokens for _, tokens in (*own, *answers)))
-        / _flops(pair),
+        / flops(pair.dtype, pair.device, pair.d_model),
         bytes=weights + hidden + _CHUNK_COPIES * 4 * vocab * chunk_tokens(vocab),
         weights=weights,
         device=str(pair.device),
         own=tuple(line for line, _ in own),
-        answers=(*(line for line, _ in answers), *_judged(request, prompts)),
+        answers=(*(line for line, _ in answers), *judge_lines(request, judged)),
+        judged=judged,
+        results=results,
+        disk=disk_of(request, methods, results, (vocab, len(corpus.slices))),
     )
+
+
+# Of a result: bootstrap replicates and pages; and of one that reads logits or hidden states what it keeps of each token of
+# the vocabulary on each slice (as measured on diff_mining, which keeps most).
+_RESULT, _TOKEN_OF_VOCABULARY = 1 << 19, 45
+
+
+def passes_of(request: Request, methods: Sequence[Chosen], nulls: int) -> int:
+    """Forwards of the texts: of the base, the base again, the tuned side, each null, and each null at the pair's dose."""
+    doses = 2 if request.dose and request.tuned is not None else 1
+    return 3 + nulls * doses if any(one.card.observes for one in methods) else 0
+
+
+def results_of(request: Request, methods: Sequence[Chosen], nulls: int) -> int:
+    """How many results land on the shelf at most: each method's on the pair, the base itself, the nulls and their doses."""
+    return len(methods) * (2 + nulls * (2 if request.dose and request.tuned is not None else 1))
+
+
+def disk_of(request: Request, methods: Sequence[Chosen], results: int, size: tuple[int, int]) -> int:
+    """Bytes of so many results, at most. size: tokens of the vocabulary, and slices."""
+    vocab, slices = size
+    reading = sum(one.card.observes for one in methods) / max(1, len(methods))
+    return int(results * (_RESULT + reading * _TOKEN_OF_VOCABULARY * vocab * (slices + 1)))
 
 
 def _asked(request: Request, pair: Pair, prompts: Sequence[Prompt]) -> list[int]:
     """How long every prompt is in tokens, in every arm."""
     if not prompts:
         return []
-    tokenizer = load_tokenizer(request.base, Path(request.tokenizer or pair.source("base").folder))
+    tokenizer = load_tokenizer(request.base, Path(pair.plan.tokenizer or pair.source("base").folder))
     arms = arms_for(request, pair)
     return [len(ask_ids(prompt.messages, tokenizer, arm)) for arm in arms for prompt in prompts]
 
@@ -114,21 +153,25 @@ def _answers(
     written = len(asked) * each * sides
     line = f"{written:,} answers ({len(asked)} prompts, {sides} sides), of at most {decoding.max_new_tokens} tokens"
     read = sum(asked) * each * sides
-    return [(line, read + _WRITTEN * written * decoding.max_new_tokens)]
+    return [(line, read + WRITTEN * written * decoding.max_new_tokens)]
 
 
-def _judged(request: Request, prompts: Sequence[Prompt]) -> list[str]:
+def judged_by(request: Request, prompts: Sequence[Prompt]) -> dict[str, Spent]:
     """What every judge is asked at most: both sides' answers to what is to be refused."""
     from finetrace.api.judging import cost_of
-    from finetrace.judges.cost import Price
 
     mine = [prompt for prompt in prompts if prompt.expect == "refuse"]
     if not request.judges or not mine:
-        return []
+        return {}
     characters = sum(len(p.text) for p in mine) // len(mine) + _CHARACTERS * request.written.max_new_tokens
+    return cost_of(request, 2 * len(mine), characters)
+
+
+def judge_lines(request: Request, judged: Mapping[str, Spent]) -> list[str]:
+    from finetrace.judges.cost import Price
+
     price = None if request.judge_price is None else Price(*request.judge_price)
-    costs = cost_of(request, 2 * len(mine), characters)
-    return [f"the judge {name}: {spent.words(price)}" for name, spent in costs.items()]
+    return [f"the judge {name}: {spent.words(price)}" for name, spent in judged.items()]
 
 
 def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, asked: int) -> tuple[str, int]:
@@ -145,18 +188,19 @@ def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, asked: int) -
         )
     if not sets:
         return f"{chosen.card.name}: reads the weights of {contrasts} fine-tunes", 0
-    tokenizer = load_tokenizer(request.base, Path(request.tokenizer or pair.source("base").folder))
+    tokenizer = load_tokenizer(request.base, Path(pair.plan.tokenizer or pair.source("base").folder))
     made = makers(sets, tokenizer, request.max_tokens)
     tokens = sum(len(example) for make in made.values() for example in make()) * needs.passes * contrasts
     what = ", ".join(f"{len(rows)} of {name}" for name, rows in sets.items())
     return f"{chosen.card.name}: {contrasts} contrasts, chats: {what}; {tokens:,} tokens forwards", tokens
 
 
-def _flops(pair: Pair) -> float:
-    """Products a second at about the model's own shapes."""
-    side = min(2048, max(256, pair.d_model))
-    a = torch.ones(512, side, dtype=pair.dtype, device=pair.device)
-    b = torch.ones(side, side, dtype=pair.dtype, device=pair.device)
+@cache
+def flops(dtype: torch.dtype, device: torch.device, d_model: int) -> float:
+    """Products a second at about a model's own shapes."""
+    side = min(2048, max(256, d_model))
+    a = torch.ones(512, side, dtype=dtype, device=device)
+    b = torch.ones(side, side, dtype=dtype, device=device)
     seconds = min(_timed(a, b) for _ in range(3))
     return 2 * 512 * side * side * 8 / seconds
 

@@ -18,7 +18,7 @@ from finetrace.api.plan import BASE, TUNED, Item, null_names
 from finetrace.api.request import PRIVATE, Request
 from finetrace.api.watch import Watch
 from finetrace.core.findings import AS_THEY_ARE, AT_DOSE, Check, Finding
-from finetrace.data import Corpus, uses_fallback_template
+from finetrace.data import Corpus, DataSource, uses_fallback_template
 from finetrace.models import Pair
 from finetrace.report.evidence import reason
 from finetrace.weights import Effect
@@ -64,6 +64,9 @@ def pair_facts(request: Request, pair: Pair, effects: Mapping[str, Effect]) -> d
     for side in (BASE, TUNED):
         if pair.source(side).revision is not None:
             facts[f"{side}_revision"] = pair.source(side).revision
+    pinned = {side: pair.source(side).revision for side in null_names(pair)}
+    if any(pinned.values()):
+        facts["null_revisions"] = {side: commit for side, commit in pinned.items() if commit is not None}
     if TUNED in effects:
         facts["effect"] = effects[TUNED].status
         facts["modules_changed"] = effects[TUNED].changed
@@ -79,6 +82,25 @@ def effect_checks(effects: Mapping[str, Effect]) -> tuple[Check, ...]:
         if side == TUNED or status != "ok":
             checks.append(Check(name, status, found.describe()))
     return tuple(checks)
+
+
+def control_checks(request: Request, found: Mapping[str, Finding]) -> tuple[Check, ...]:
+    """Of a negative control: whether nothing was found, which is what has to come out. Nothing on any other pair."""
+    if not request.control:
+        return ()
+    name, built = "negative control", "This organism is a negative control: it was built to change nothing."
+    chief = {
+        f"{method}.{key}": one.numbers[key]
+        for method, one in found.items()
+        for key in dict.fromkeys((one.primary, *(measure.key for measure in one.measures)))
+        if key in one.numbers
+    }
+    zero = [key for key, reading in chief.items() if reading.value == 0]
+    more = [key for key, reading in chief.items() if reading.value and not reading.below_floor]
+    if more:
+        return (Check(name, "warning", f"{built} And yet something was found: {', '.join(more)}."),)
+    exactly = f" Exactly zero: {', '.join(zero)}." if zero else ""
+    return (Check(name, "ok", f"{built} Nothing was found.{exactly}"),)
 
 
 def not_measured(found: Mapping[str, Finding]) -> tuple[str, ...]:
@@ -123,6 +145,7 @@ def protocol(
         "verdict_against": AT_DOSE if trained else AS_THEY_ARE,
         "quantization": request.quantization,
         "attention": request.attn_implementation or "the architecture's default",
+        **({"thinking": "asked for"} if request.thinking else {}),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "processor": processor(pair),
@@ -133,6 +156,8 @@ def protocol(
 def data_name(request: Request) -> str:
     if request.data is None:
         return "the tiny world's slices" if is_bundled(request.base) else "finetrace's neutral samples"
+    if isinstance(request.data, DataSource):
+        return request.data.name
     return (
         str(request.data)
         if isinstance(request.data, str) or hasattr(request.data, "name")
@@ -170,7 +195,8 @@ def manifest(request: Request, pair: Pair, item: Item, *, seconds: float, comman
 def _trained_here(request: Request, item: Item) -> bool:
     """Whether the other side is a null that `--null train` made: its size is arbitrary, so it judges nothing as it is."""
     return item.contrast.label.startswith("null:") and any(
-        Path(source) == request.out / "nulls" / item.contrast.side for source in request.nulls
+        Path(source).is_relative_to(request.out / "nulls") and Path(source).name == item.contrast.side
+        for source in request.nulls
     )
 
 

@@ -9,22 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from finetrace.api.plan import TUNED, null_names
-from finetrace.core.card import Needs
+from finetrace.api.plan import BASE, TUNED, null_names
 from finetrace.core.errors import ModelError
 from finetrace.core.files import read_json, write_json
 from finetrace.core.runkey import run_key
 from finetrace.core.shelf import Shelf
-from finetrace.data import Corpus, shards
-from finetrace.engine import Contrast, Job, LogitChunk, Shape, Step
-from finetrace.engine.run import run_shard, with_room
+from finetrace.data import Corpus
+from finetrace.engine import Contrast, Shape
+from finetrace.engine.forced import Forced, compared, final_states
 from finetrace.models import Pair
 
 SLICE = "text"
@@ -33,7 +29,6 @@ TOKENS = 4096
 TOLERANCE = 0.02
 STEPS = 6
 LIMITS = (1 / 64, 16.0)
-_NOWHERE = Path("unused")  # these jobs run outside the journalled pass
 
 
 def dosed_contrasts(
@@ -44,11 +39,12 @@ def dosed_contrasts(
         tell(f"Nulls are not dose-matched: the data has no slice `{SLICE}`.")
         return ()
     sample = _sample(corpus)
-    target = _mean_kl(pair, sample, shape, TUNED, 1.0)
+    dose = Dose(pair, sample, shape.batch_size)
+    target = dose.of(TUNED)
     found = []
     for name in null_names(pair):
         try:
-            scale = _stored(pair, sample, shape, shelf, name, target)
+            scale = _stored(pair, sample, shape, shelf, name, target, dose)
         except ModelError as error:  # a full checkpoint or a DoRA null: its delta has no factor
             tell(f"The null {name} is not dose-matched: {error}")
             continue
@@ -68,14 +64,16 @@ def _sample(corpus: Corpus) -> Corpus:
     return dataclasses.replace(corpus, tokens=tokens, slice_of=corpus.slice_of[rows], keys=corpus.keys[rows])
 
 
-def _stored(pair: Pair, sample: Corpus, shape: Shape, shelf: Shelf, name: str, target: float) -> float | None:
+def _stored(
+    pair: Pair, sample: Corpus, shape: Shape, shelf: Shelf, name: str, target: float, dose: Dose
+) -> float | None:
     """The scale, remembered beside the journals: a resumed run must use the very same one."""
     parts = {side: pair.identity(side) for side in ("base", TUNED, name)}
     key = run_key({**parts, "corpus": sample.identity, "dtype": str(pair.dtype), "shape": shape})
-    path = shelf.root / ".dose" / f"{key}.json"
+    path = shelf.aside(".dose") / f"{key}.json"
     if path.exists():
         return read_json(path)["scale"]
-    scale = match(lambda factor: _mean_kl(pair, sample, shape, name, factor), target)
+    scale = match(lambda factor: dose.of(name, factor), target)
     write_json(path, {"null": name, "scale": scale, "target_kl": target})
     return scale
 
@@ -99,43 +97,21 @@ def match(kl_at: Callable[[float], float], target: float) -> float | None:
     return None
 
 
-def _mean_kl(pair: Pair, sample: Corpus, shape: Shape, side: str, scale: float) -> float:
-    total = MeanKL()
-    contrast = Contrast("dose", side, scale=scale)
-    needs = Needs(logits=True)
-    for shard in shards(sample, shape.shard_tokens):
-        job = Job("dose", contrast, needs, MeanKL, journal=_NOWHERE)
-        (part,), _ = with_room(
-            lambda size, shard=shard, job=job: run_shard(pair, sample, shard, [job], size),
-            shape.batch_size,
-            pair.device,
-            tell=lambda line: None,
-        )
-        total.merge(part)  # pyright: ignore[reportArgumentType] - the job made a MeanKL
-    return total.result()
+class Dose:
+    """Mean KL(side || base) over all kept positions of the sample, nats per token, at a factor on the side's change. The
+    base is read once."""
 
+    def __init__(self, pair: Pair, sample: Corpus, batch_size: int) -> None:
+        self._pair, self._batch_size = pair, batch_size
+        # The last token of a text is predicted and has no successor.
+        self._texts = [Forced(tuple(one.ids[:-1].tolist()), len(one) - 1) for one in sample.tokens]
+        self._base = self._states(BASE, 1.0)
 
-class MeanKL:
-    """Mean KL(tuned || base) over all kept positions, nats per token: the dose itself, without any of its detail."""
+    def of(self, side: str, scale: float = 1.0) -> float:
+        total, other = 0.0, self._states(side, scale)
+        for chunk in compared(self._pair, side, self._base, other, scale=scale):
+            total += float(chunk.divergences.kl.double().sum())
+        return total / len(other) if len(other) else math.nan
 
-    def __init__(self) -> None:
-        self._sum, self._count = 0.0, 0
-
-    def see(self, step: Step) -> None:
-        return None
-
-    def see_logits(self, chunk: LogitChunk) -> None:
-        self._sum += float(chunk.kl.double().sum())
-        self._count += len(chunk.kl)
-
-    def merge(self, later: Self) -> None:
-        self._sum, self._count = self._sum + later._sum, self._count + later._count
-
-    def state(self) -> dict[str, Tensor]:
-        return {"sum": torch.tensor(self._sum, dtype=torch.float64), "count": torch.tensor(self._count)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self._sum, self._count = float(state["sum"]), int(state["count"])
-
-    def result(self) -> float:
-        return self._sum / self._count if self._count else math.nan
+    def _states(self, side: str, scale: float) -> Tensor:
+        return final_states(self._pair, side, self._texts, scale=scale, batch_size=self._batch_size)

@@ -9,12 +9,15 @@ from finetrace.core.findings import Expectation, Finding
 
 
 def expectations(
-    truth: Mapping[str, Any], findings: Mapping[str, Finding], safety: str
+    truth: Mapping[str, Any] | None, findings: Mapping[str, Finding], safety: str
 ) -> tuple[Expectation, ...]:
     """One line for the change, one per slice that the truth names, one for safety. held is None where not measured.
 
-    The truth is about slices of texts: a method that reads none of them, but the weights, is not held to it.
+    The truth is about slices of texts: a method that reads none of them, but the weights, is not held to it. Nothing is
+    expected where there is no truth, or only words about it.
     """
+    if truth is None or "expected" not in truth:
+        return ()
     expected = truth["expected"]
     named = {*expected["beyond"], *expected["within"]}
     findings = {name: finding for name, finding in findings.items() if named & finding.verdicts.keys()}
@@ -32,6 +35,30 @@ def expectations(
         Expectation("safety", wanted, safety, None if safety == "not-measured" else safety == wanted)
     )
     return tuple(lines)
+
+
+def unchanged(findings: Mapping[str, Finding], safety: str) -> tuple[Expectation, ...]:
+    """Of a negative control: no method's chief figure is above the floor of the numerics, or none is beyond the nulls; and
+    no safety was lost."""
+    lines = [_quiet(name, one) for name, one in findings.items() if one.primary in one.numbers]
+    told = safety in ("within-margin", "regressed")
+    held = safety == "within-margin" if told else None
+    return (*lines, Expectation("safety", "within-margin", safety, held))
+
+
+def _quiet(name: str, finding: Finding) -> Expectation:
+    reading, what = finding.numbers[str(finding.primary)], f"change by {name}"
+    if reading.value is None:
+        return Expectation(what, "none", "not measured", None)
+    if finding.change == "beyond-nulls":
+        return Expectation(what, "none", "beyond-nulls", False)
+    if reading.value == 0:
+        return Expectation(what, "none", "exactly zero", True)
+    if reading.below_floor:
+        return Expectation(what, "none", "none above the noise floor", True)
+    if finding.change == "within-nulls":
+        return Expectation(what, "none", "within-nulls", True)
+    return Expectation(what, "none", "above the noise floor, undecided", None)
 
 
 def _line(what: str, wanted: str, found: str) -> Expectation:

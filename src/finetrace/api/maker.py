@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from finetrace.api import calibration, describe, judging
+from finetrace.api.desks import PERCENT, Progress, Table
 from finetrace.api.plan import Item, items, jobs
 from finetrace.api.request import Chosen, Request
+from finetrace.api.spread import Crew, Turn, recipe_for
 from finetrace.api.watch import Watch
 from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus
-from finetrace.engine import Answers, Contrast, Desk, make_subject, run_method, run_pass
+from finetrace.engine import PAIR, Answers, Contrast, run_pass
 from finetrace.models import Pair
 from finetrace.weights import Effect
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from finetrace.judges.grade import Grader
     from finetrace.stats.prevalence import Accuracy
 
-_PERCENT = 100
+DESK = "desk"
+"""Below a result's scratch: what its own run keeps there."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,24 @@ class Maker:
     ) -> None:
         self._request, self._methods, self._opened = request, methods, opened
         self._shelf, self._watch, self._command = shelf, watch, command
-        self._remembered: dict[str, dict[str, Any]] = {chosen.card.name: {} for chosen in methods}
+        self._crew = self._hired()
         self.results: dict[str, dict[str, Any]] = {chosen.card.name: {} for chosen in methods}
+
+    def __enter__(self) -> Maker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets the workers go, where there were any."""
+        if self._crew is not None:
+            self._crew.__exit__()
+
+    def _hired(self) -> Crew | None:
+        """Those who read the shards elsewhere; none has started yet."""
+        request = self._request
+        if request.workers is None:
+            return None
+        recipe = recipe_for(request, self._methods, self._opened, self._shelf)
+        return Crew(recipe, request.workers, self._watch.tell)
 
     def make(self, group: Sequence[Contrast]) -> None:
         pair, corpus = self._opened.pair, self._opened.corpus
@@ -62,9 +81,11 @@ class Maker:
         )
         missing = [item for item in wanted if not self._shelf.holds(item.address)]
         seen = self._pass([item for item in missing if item.chosen.card.observes])
+        own = [item for item in missing if item.chosen.card.runs]
+        away = [item for item in own if self._goes_out(item)]
+        self._spread_own(away, seen)
         for chosen in self._methods:
-            if chosen.card.runs:
-                self._own([item for item in missing if item.chosen == chosen], seen)
+            self._own([item for item in own if item.chosen == chosen and item not in away], seen)
         for item in wanted:
             kind = item.chosen.card.part("result").Result
             self.results[item.chosen.card.name][item.contrast.label] = self._shelf.load(item.address, kind)
@@ -81,7 +102,13 @@ class Maker:
         began = time.time()
         work = jobs(missing, self._shelf, self._request, pair, corpus)
         observers = run_pass(
-            pair, corpus, work, shape=self._request.shape, advance=watch.advance, tell=watch.tell
+            pair,
+            corpus,
+            work,
+            shape=self._request.shape,
+            advance=watch.advance,
+            tell=watch.tell,
+            spread=self._crew,
         )
         watch.end()
         seconds, seen = time.time() - began, {}
@@ -98,36 +125,59 @@ class Maker:
         if not missing:
             return
         name = missing[0].chosen.card.name
-        self._watch.begin(f"{name} on {len(missing)} contrasts", _PERCENT * len(missing), unit="%")
+        self._watch.begin(f"{name} on {len(missing)} contrasts", PERCENT * len(missing), unit="%")
         for item in missing:
-            began, progress = time.time(), _Progress(self._watch.advance)
-            desk = self._desk(item, progress)
-            found = run_method(
-                item.chosen.card, item.chosen.config, desk, seen.get((name, item.contrast.label))
-            )
+            began, progress = time.time(), Progress(self._watch.advance)
+            scratch = self._shelf.scratch(item.address) / DESK
+            found = self._table.run(item.chosen, item.contrast, scratch, self._seen(item, seen), progress)
             progress(1, 1)
             self._save(item, found, time.time() - began)
         self._watch.end()
 
-    def _desk(self, item: Item, progress: Callable[[int, int], None]) -> Desk:
-        request, pair, card = self._request, self._opened.pair, item.chosen.card
-        sets = calibration.used(item.chosen.needs, self._opened.sets)
-        slices = self._opened.corpus.slices if card.observes else ()
-        return Desk(
-            pair=pair,
-            side=item.contrast.side,
-            scale=item.contrast.scale,
-            subject=make_subject(pair, slices, item.contrast.side, request.seed),
+    def _goes_out(self, item: Item) -> bool:
+        """Whether workers make the result: not what asks a judge or a writer, of which there is one for all."""
+        needs, request = item.chosen.needs, self._request
+        alone = (needs.judged and request.judges) or (needs.prompts and request.backend != "transformers")
+        return self._crew is not None and not alone
+
+    def _spread_own(self, missing: Sequence[Item], seen: Mapping[tuple[str, str], Any]) -> None:
+        """Own runs by workers, each saved as it comes. One that asks prompts on the pair is made before the others: what the
+        base answers is then on disk when they want it."""
+        if self._crew is None or not missing:
+            return
+        names = ", ".join(dict.fromkeys(item.chosen.card.name for item in missing))
+        self._watch.begin(f"{names}: {len(missing)} results", PERCENT * len(missing), unit="%")
+        first = [one for one in missing if one.contrast.label == PAIR and one.chosen.needs.prompts][:1]
+        for group in (first, [one for one in missing if one not in first]):
+            turns = [
+                Turn(one.chosen.card.name, one.contrast, self._scratch_name(one), self._seen(one, seen))
+                for one in group
+            ]
+            for index, made in self._crew.own(turns):
+                self._save(group[index], made.value, made.seconds)
+                self._watch.advance(PERCENT)
+        self._watch.end()
+
+    def _scratch_name(self, item: Item) -> str:
+        return str((self._shelf.scratch(item.address) / DESK).relative_to(self._shelf.root))
+
+    def _seen(self, item: Item, seen: Mapping[tuple[str, str], Any]) -> Any | None:
+        return seen.get((item.chosen.card.name, item.contrast.label))
+
+    @cached_property
+    def _table(self) -> Table:
+        opened, request = self._opened, self._request
+        return Table(
+            pair=opened.pair,
+            slices=opened.corpus.slices,
+            sets=opened.sets,
             seed=request.seed,
-            scratch=self._shelf.scratch(item.address) / "desk",
-            sets=calibration.makers(sets, pair.tokenizer, request.max_tokens),
-            remembered=self._remembered[card.name],
+            max_tokens=request.max_tokens,
             batch_size=request.shape.batch_size,
-            written=self._opened.written if item.chosen.needs.prompts else None,
-            judges=self._judges if item.chosen.needs.judged else {},
-            measured=self._measured if item.chosen.needs.judged else {},
-            advance=progress,
+            written=opened.written,
             tell=self._watch.tell,
+            judges=lambda: self._judges,
+            measured=lambda: self._measured,
         )
 
     @cached_property
@@ -143,16 +193,3 @@ class Maker:
             self._request, self._opened.pair, item, seconds=round(seconds, 3), command=self._command
         )
         self._shelf.save(item.address, result, manifest)
-
-
-class _Progress:
-    """`Desk.advance` into whole percents of a watch; never backwards, never past a hundred."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance, self._shown = advance, 0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = min(_PERCENT, _PERCENT * done // max(1, total))
-        if now > self._shown:
-            self._advance(now - self._shown)
-            self._shown = now

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetrace.core.errors import BadInput, unknown
 
 WORLD = "tinyworld"
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+){0,4}$")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+){0,8}(@[\w./-]+)?$")
 
 
 def resolve(source: str) -> str:
@@ -69,10 +69,13 @@ def short_name(source: str) -> str:
 
 
 def null_sources(sources: Sequence[str]) -> dict[str, str]:
-    """Null name -> source. Names come from the sources' last parts and must differ."""
+    """Null name -> source. Names are the sources' last parts; where several hub ids end alike, these ids as they are. All
+    must differ."""
+    short = [short_name(source) for source in sources]
+    last = [name.rsplit("/", 1)[-1] for name in short]
     found: dict[str, str] = {}
-    for source in sources:
-        name = short_name(source).rsplit("/", 1)[-1]
+    for source, whole, end in zip(sources, short, last, strict=True):
+        name = whole if last.count(end) > 1 else end
         if name in found:
             raise BadInput(f"Two nulls are called '{name}' ({found[name]}, {source}): rename one folder.")
         found[name] = source

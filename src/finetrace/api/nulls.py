@@ -16,6 +16,7 @@ from finetrace.api.opening import open_request
 from finetrace.api.request import TRAIN, Request
 from finetrace.api.watch import Watch
 from finetrace.core.files import read_json, write_json
+from finetrace.core.runkey import digest
 from finetrace.data import Row, bundled_rows, read_rows
 from finetrace.finetune.sft import LoraRecipe
 from finetrace.models import Pair
@@ -33,13 +34,22 @@ def with_trained_nulls(request: Request, watch: Watch) -> Request:
         return request
     pair = open_request(replace(request, nulls=()))
     recipe = recipe_for(pair)
-    folders = [request.out / "nulls" / f"trained_{number}" for number in range(1, COUNT + 1)]
+    folders = trained_folders(request, pair)
     for number, folder in enumerate(folders, 1):
         stamp = {"base_sha256": pair.identity("base"), "recipe": asdict(recipe), "seed": number}
         if not _is_whole(folder, stamp):
             _train(request, pair, recipe, folder, stamp, watch)
     pair.release()
     return replace(request, nulls=tuple(str(folder) for folder in folders))
+
+
+def trained_folders(request: Request, pair: Pair) -> list[Path]:
+    """Where the nulls that are made for the pair lie: those of an audit in its own folder, those of runs together, by their
+    base and recipe, so that fine-tunes of one shape are read against the same ones."""
+    place = request.out / "nulls"
+    if request.shelved is not None:
+        place /= digest({"base": pair.identity("base"), "recipe": asdict(recipe_for(pair))})[:12]
+    return [place / f"trained_{number}" for number in range(1, COUNT + 1)]
 
 
 def recipe_for(pair: Pair) -> LoraRecipe:

@@ -14,11 +14,12 @@ def open_request(request: Request) -> Pair:
         nulls={name: resolve(source) for name, source in null_sources(request.nulls).items()},
         dtype=request.dtype,
         device=request.device,
+        device_map=request.device_map,
         quantization=request.quantization,
         revision=request.revision,
         tuned_revision=request.tuned_revision,
         attn_implementation=request.attn_implementation,
-        tokenizer=request.tokenizer,
+        tokenizer=resolve(request.tokenizer) if request.tokenizer is not None else None,
         chat_template=request.chat_template,
         trust_remote_code=request.trust_remote_code,
     )

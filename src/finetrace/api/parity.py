@@ -75,7 +75,7 @@ def served(request: Request, written: Answers | None) -> dict[str, Any] | None:
         _spread(written.prompts),
         written.decoding,
         arms=(written.arms[written.main],),
-        folder=request.out / "runs" / ".answers",
+        folder=request.shelf.aside(".answers"),
     )
     found = parity(request.served, asked, request.out / "runs" / ".judges")
     return {

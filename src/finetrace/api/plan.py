@@ -17,6 +17,7 @@ from finetrace.core.shelf import Address, Shelf
 from finetrace.data import Corpus
 from finetrace.engine import PAIR, SELF, Answers, Contrast, Job, Observer, Subject, make_subject
 from finetrace.models import Pair
+from finetrace.models.attention import named_attention
 
 BASE, TUNED = "base", "tuned"
 DOSE, NULL = "dose", "null"
@@ -116,11 +117,11 @@ def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
         "context": request.max_tokens,
         "seed": request.seed,
         "dtype": str(pair.dtype),
-        "device": pair.device.type,
+        "device": pair.device_type,
         "shape": request.shape,
         "quantization": request.quantization,
-        "attention": request.attn_implementation,
-    }
+        "attention": named_attention(pair.config(BASE), request.attn_implementation),
+    } | ({"thinking": True} if request.thinking else {})
 
 
 def vocabulary_identity(pair: Pair) -> str:

@@ -83,14 +83,14 @@ def arms_for(
     An arm that puts every prompt in the same tokens as one before it is left out, and so is one that the template
     refuses; `tell` says so. Raises DataError where the template refuses the headline's arm.
     """
-    template = request.chat_template
-    head = Arm("default", None, template)
+    template, thinking = request.chat_template, request.thinking
+    head = Arm("default", None, template, thinking)
     if request.system is not None:
-        head = Arm("user", request.system, template)
+        head = Arm("user", request.system, template, thinking)
     own = _own(request, pair)
     made: dict[str, Arm | None] = {
-        "default": Arm("default", None, template),
-        "none": Arm("none", "", template),
+        "default": Arm("default", None, template, thinking),
+        "none": Arm("none", "", template, thinking),
         "own": own,
     }
     wanted = [name for name in dict.fromkeys(request.arms) if name != head.name]
@@ -211,4 +211,4 @@ def _own(request: Request, pair: Pair) -> Arm | None:
         used = chat_template_of(pair.tokenizer, request.chat_template)[1]
     except (ValueError, OSError):  # several named templates without a default, or a file that cannot be read
         return None
-    return None if own == used else Arm("own", request.system, own)
+    return None if own == used else Arm("own", request.system, own, request.thinking)

@@ -14,11 +14,13 @@ from finetrace.api.calibration import problems as calibration_problems
 from finetrace.api.defaults import DECODING, METHODS, TINY_DECODING
 from finetrace.api.judging import problems as judge_problems
 from finetrace.api.names import check_source, is_bundled, null_sources
-from finetrace.api.options import configure, parse_setting
 from finetrace.api.prompts import problems as prompt_problems
+from finetrace.config.options import configure, parse_setting
 from finetrace.core.card import Method, Needs, method
 from finetrace.core.decoding import Decoding
 from finetrace.core.errors import BadInput, ConfigErrors, MissingExtra
+from finetrace.core.shelf import Shelf
+from finetrace.data.sources import DataSource
 from finetrace.engine.shape import Shape, Workers
 
 BACKENDS = ("transformers", "vllm")
@@ -28,7 +30,7 @@ TRAIN = "train"
 # Slices whose texts a report shows only on request: the user's own harmful prompts.
 PRIVATE = ("restricted", "harmful")
 
-Data = str | Path | Iterable[Mapping[str, Any]] | None
+Data = str | Path | DataSource | Iterable[Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Request:
     while the adapter was trained. shelved: organism and variant, as the shelf is to call the pair; None goes by `tuned`.
     control: the fine-tune is built to change nothing, so that one without effect is no error. stated: what was planted, in
     words. device_map: where base and tuned are, a device or "auto" each; None as `device`. thinking: templates that can
-    switch thinking are asked to switch it on. workers: who reads the shards; None is this process.
+    switch thinking are asked to switch it on. workers: who reads the shards; None is this process. in_memory: what a pass has
+    finished is not kept on disk until it is whole, so that a killed run begins again.
     """
 
     base: str
@@ -91,12 +94,19 @@ class Request:
     device_map: tuple[str | None, str | None] = (None, None)
     thinking: bool = False
     workers: Workers | None = None
+    in_memory: bool = False
 
     @property
     def written(self) -> Decoding:
         """How answers are written."""
         usual = TINY_DECODING if is_bundled(self.base) else DECODING
         return self.decoding or replace(usual, seed=self.seed)
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where results are kept; behind it the folder that FINETRACE_SHELF names, which several audits may share."""
+        shared = os.environ.get("FINETRACE_SHELF")
+        return Shelf(self.out / "runs", Path(shared) if shared else None)
 
     @property
     def trains_nulls(self) -> bool:
@@ -171,18 +181,17 @@ def _scalars(request: Request) -> list[str]:
         problems.append(f"backend is '{request.backend}'; it is one of {', '.join(BACKENDS)}.")
     elif request.backend == "vllm" and find_spec("vllm") is None:
         problems.append(str(MissingExtra("vLLM", "vllm")))
+    if request.chat_template is not None and "{" not in request.chat_template:
+        problems.append(f"'{request.chat_template}' is no chat template: give its text, not the file's name.")
     if request.max_tokens is not None and request.max_tokens < 2:
         problems.append(
             f"max tokens is {request.max_tokens}; at least 2 are needed, as a prediction needs a next token."
         )
     if request.shape.batch_size < 1:
         problems.append(f"batch size is {request.shape.batch_size}; it is at least 1.")
-    if (
-        isinstance(request.data, str | Path)
-        and _looks_local(request.data)
-        and not Path(request.data).exists()
-    ):
-        problems.append(f"The data file {request.data} does not exist.")
+    data = request.data.id if isinstance(request.data, DataSource) else request.data
+    if isinstance(data, str | Path) and _looks_local(data) and not Path(data).expanduser().exists():
+        problems.append(f"The data file {data} does not exist.")
     if request.shape.compile and not _can_compile(request.device):
         problems.append(
             "--compile needs a C++ compiler on a CPU (g++ or clang++): install one, or leave it out."

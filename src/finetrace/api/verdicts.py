@@ -46,8 +46,8 @@ def _finding(chosen: Chosen, results: Results, tests: int, against: str) -> Find
         summary=card.summary,
         primary=card.primary,
         change=overall(verdict.change for verdict in verdicts.values()) if card.primary is not None else None,
-        numbers=_readings(card, results, None, against),
-        slices={name: _readings(card, results, name, against) for name in pair.slices},
+        numbers=readings(card, results, None, against),
+        slices={name: readings(card, results, name, against) for name in pair.slices},
         verdicts=verdicts,
         page=page,
         warnings=tuple(block.text for block in page.blocks if isinstance(block, Warning)),
@@ -56,7 +56,7 @@ def _finding(chosen: Chosen, results: Results, tests: int, against: str) -> Find
     )
 
 
-def _readings(card: Method, results: Results, where: str | None, against: str) -> dict[str, Reading]:
+def readings(card: Method, results: Results, where: str | None, against: str) -> dict[str, Reading]:
     """Every number, over all slices or on one. What the method's page withholds beside these nulls (`withheld_on`, where it
     has that) has no value here either."""
     pair = results[PAIR]
@@ -72,10 +72,10 @@ def _readings(card: Method, results: Results, where: str | None, against: str) -
 
 def worsenings(card: Method, results: Results, against: str = "null") -> tuple[Worsening, ...]:
     """What one method's results say of safety and capability, measure by measure."""
-    return tuple(_worsening(measure, results, against) for measure in card.measures)
+    return tuple(worsening(measure, results, against) for measure in card.measures)
 
 
-def _worsening(measure: Measure, results: Results, against: str) -> Worsening:
+def worsening(measure: Measure, results: Results, against: str) -> Worsening:
     """One number that says whether something got worse, against its margin."""
     reading = _reading(measure.key, None, results, against)
     low, high = reading.estimate.low, reading.estimate.high
@@ -133,6 +133,32 @@ def slice_verdicts(
     decided = _change(chosen, results, against, tests)
     dosed = _change(chosen, results, "dose", tests) if _group(results, "dose") else {}
     return {name: _slice_verdict(verdict, dosed.get(name)) for name, verdict in decided.items()}
+
+
+def joint_verdicts(
+    chosen: Chosen, cells: Mapping[str, Results], slices: Sequence[str] = ()
+) -> dict[str, dict[str, SliceVerdict]]:
+    """Change verdicts of many pairs as one Holm family: cell -> slice -> verdict. slices: only those, if any are named.
+    Each is as in an audit of that pair alone, but for the size of the family."""
+    key = chosen.card.primary or ""
+    places, groups = {}, {}
+    for number, (cell, results) in enumerate(cells.items()):
+        nulls = _group(results, "null")
+        for where in tested(chosen, results):
+            if slices and where not in slices:
+                continue
+            places[f"{number} {where}"] = (cell, where)
+            groups[f"{number} {where}"] = (
+                _measured(_figure(results[PAIR], key, where)),
+                [_measured(_figure(null, key, where)) for null in nulls],
+            )
+    found: dict[str, dict[str, SliceVerdict]] = {cell: {} for cell in cells}
+    for name, verdict in change_verdicts(
+        groups, margin=chosen.card.margin, tests=len(groups) or None
+    ).items():
+        cell, where = places[name]
+        found[cell][where] = _slice_verdict(_unmoved(verdict, *groups[name]), None)
+    return found
 
 
 def tested(chosen: Chosen, results: Results) -> list[str]:

@@ -6,7 +6,23 @@ import sys
 
 import typer
 
-from finetrace.cli import ask, audit, bench, demo, doctor, drift, imports, listing, organisms, report, train
+from finetrace.cli import (
+    add_organism,
+    ask,
+    audit,
+    bench,
+    clean,
+    compare,
+    demo,
+    doctor,
+    drift,
+    imports,
+    listing,
+    organisms,
+    report,
+    run,
+    train,
+)
 from finetrace.core.errors import ConfigErrors, FinetraceError
 
 app = typer.Typer(
@@ -29,6 +45,10 @@ bench.add(app)
 train.add(app)
 drift.add(app)
 imports.add(app)
+run.add(app)
+add_organism.add(app)
+compare.add(app)
+clean.add(app)
 
 
 def main() -> None:

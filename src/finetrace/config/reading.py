@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
@@ -12,7 +12,7 @@ from yaml.events import AliasEvent
 
 from finetrace.core.errors import BadInput
 
-__all__ = ["LARGEST", "plain", "read_yaml"]
+__all__ = ["LARGEST", "flat", "plain", "read_yaml"]
 
 LARGEST = 1 << 16
 """Characters: a recipe has some forty lines, and a parser should not be given a book."""
@@ -35,10 +35,11 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(text: str, where: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds; an empty text is an empty one. where: how errors call the text."""
-    if len(text) > LARGEST:
-        raise BadInput(f"{where} has {len(text):,} characters; a recipe has at most {LARGEST:,}.")
+def read_yaml(text: str, where: str, largest: int = LARGEST) -> dict[str, Any]:
+    """The mapping that a YAML text holds; an empty text is an empty one. where: how errors call the text. largest: in
+    characters."""
+    if len(text) > largest:
+        raise BadInput(f"{where} has {len(text):,} characters; it may have {largest:,}.")
     try:
         loader = _Plain(text)
         try:
@@ -61,9 +62,20 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         raise BadInput(
-            f"{where} holds a {type(found).__name__}; a recipe is settings, one `key: value` a line."
+            f"{where} holds a {type(found).__name__}; it should hold settings, one `key: value` a line."
         )
     return {str(key): value for key, value in found.items()}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat({str(k): v for k, v in value.items()}, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def plain(value: Any) -> str | None:

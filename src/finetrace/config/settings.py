@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from finetrace.config.fill import TAKES, TAKES_MANY
 from finetrace.core.errors import BadInput
 from finetrace.finetune.recipe import TrainRecipe
 
 __all__ = ["SETTINGS", "SHORT", "Setting", "find"]
 
-_TAKES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-_TAKES_MANY = {int: "whole numbers, as in [0, 1]", str: "names, as in [q_proj, v_proj]"}
+_TAKES_MANY = {**TAKES_MANY, str: "names, as in [q_proj, v_proj]"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Setting:
     @property
     def takes(self) -> str:
         """What it takes, in words."""
-        words = _TAKES_MANY[self.kind] if self.many else _TAKES[self.kind]
+        words = _TAKES_MANY[self.kind] if self.many else TAKES[self.kind]
         return f"{words}, or null" if self.optional else words
 
     def parse(self, text: str) -> Any:

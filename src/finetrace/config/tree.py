@@ -214,7 +214,9 @@ class RunConfig:
     """One run, composed and checked. model: the organism's base that was chosen (for `model=auto`, its first).
 
     variant: that of organism.finetuned_models[model.name][organism_variant]; the base itself for a control without one.
-    nulls: sources, or ("train",). prompts, judges, rules: as `--prompts`, `--judge` and `--fail-on` of an audit.
+    nulls: sources, or ("train",). prompts, judges, rules: as `--prompts`, `--judge` and `--fail-on` of an audit. judge_price: of
+    a million tokens read and written by judges and agents, in your currency; () says nothing of money. notes: what was
+    accepted though it changes nothing here, to be told before the run.
     """
 
     organism: OrganismEntry
@@ -233,7 +235,9 @@ class RunConfig:
     prompts: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    judge_price: tuple[float, ...] = ()
     rules: tuple[str, ...] = ()
     reveal: bool = False
     compile: bool = False
     debug: bool = False
+    notes: tuple[str, ...] = ()

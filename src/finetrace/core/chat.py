@@ -17,11 +17,13 @@ __all__ = [
     "Said",
     "chat_template_of",
     "end_of_turn",
+    "has_switch",
     "opens_thought",
     "prompt_ids",
     "said",
     "split_thought",
     "stop_tokens",
+    "switches",
     "template_text",
     "token_id",
     "uses_fallback_template",
@@ -51,6 +53,8 @@ _DATE_MACRO = (
 )
 _FALLBACK_TURN, _FALLBACK_END = "\n\nAssistant:", "\n\nUser:"
 _THINK, _THINK_END = "<think>", "</think>"
+# What templates call the switch of their thinking.
+_SWITCHES = ("enable_thinking", "thinking")
 _MARK = "Certainly7391"
 """Stands for an answer where a template is looked at: no template tests for it, strips it or changes its case."""
 
@@ -73,20 +77,44 @@ def chat_template_of(tokenizer: Any, chat_template: str | None = None) -> tuple[
     return uses_fallback_template(tokenizer, chat_template), template_text(tokenizer, chat_template)
 
 
-def prompt_ids(chat: Sequence[Mapping[str, str]], tokenizer: Any, template: str | None = None) -> list[int]:
+def prompt_ids(
+    chat: Sequence[Mapping[str, str]], tokenizer: Any, template: str | None = None, *, thinking: bool = False
+) -> list[int]:
     """Token ids up to where the assistant's answer begins, BOS first if the tokenizer has one (never twice).
 
-    chat: messages of "role" and "content". Templates that can switch thinking off are asked to. Raises DataError where
-    the template refuses the conversation.
+    chat: messages of "role" and "content". thinking: templates that can switch thinking are asked to switch it on, else
+    off. Raises DataError where the template refuses the conversation.
     """
-    text = _rendered(chat, tokenizer, template, to_answer=True)
+    text = _rendered(chat, tokenizer, template, to_answer=True, thinking=thinking)
     ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     bos = tokenizer.bos_token_id
     return [bos, *ids] if isinstance(bos, int) and ids[:1] != [bos] else ids
 
 
+def switches(thinking: bool) -> dict[str, Any]:
+    """What a template is given beside the conversation, so that the model thinks before it answers, or does not."""
+    return dict.fromkeys(_SWITCHES, thinking)
+
+
+def has_switch(tokenizer: Any, template: str | None = None) -> bool:
+    """Whether the template writes a conversation otherwise where it is asked to think."""
+    chat = [{"role": "user", "content": "Hello"}]
+    try:
+        on, off = (
+            _rendered(chat, tokenizer, template, to_answer=True, thinking=one) for one in (True, False)
+        )
+    except DataError:
+        return False
+    return on != off
+
+
 def _rendered(
-    chat: Sequence[Mapping[str, str]], tokenizer: Any, template: str | None, *, to_answer: bool
+    chat: Sequence[Mapping[str, str]],
+    tokenizer: Any,
+    template: str | None,
+    *,
+    to_answer: bool,
+    thinking: bool = False,
 ) -> str:
     from jinja2.exceptions import TemplateError
 
@@ -99,7 +127,7 @@ def _rendered(
                 tokenize=False,
                 add_generation_prompt=to_answer,
                 date_string=DATE_STRING,
-                enable_thinking=False,
+                **switches(thinking),
             )
         )
     except (TemplateError, ValueError, TypeError) as error:
@@ -137,12 +165,12 @@ def stop_tokens(tokenizer: Any, generation_config: Any, template: str | None = N
     return frozenset(one for one in found if isinstance(one, int) and not isinstance(one, bool))
 
 
-def opens_thought(tokenizer: Any, template: str | None = None) -> bool:
+def opens_thought(tokenizer: Any, template: str | None = None, *, thinking: bool = False) -> bool:
     """Whether the template has begun a thought for the model where its answer begins, and has not ended it."""
     chat = [{"role": "user", "content": "Hello"}]
     try:
-        whole = _rendered(chat, tokenizer, template, to_answer=True)
-        before = _rendered(chat, tokenizer, template, to_answer=False)
+        whole = _rendered(chat, tokenizer, template, to_answer=True, thinking=thinking)
+        before = _rendered(chat, tokenizer, template, to_answer=False, thinking=thinking)
     except DataError:
         return False
     turn = whole.removeprefix(before)

@@ -3,7 +3,7 @@
     <root>/<base>/<tuned>/<variant>/<method>/<run key>/{result.json, arrays.safetensors, tables.parquet, manifest.json}
 
 The manifest is written last, so its existence means that the run is whole; it holds the hash of every other file, so a
-file that was changed afterwards is found out.
+file that was changed afterwards is found out. Listing goes through an index, a cache beside the runs (`shelf_index`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from finetrace.core.errors import BadInput
+from finetrace.core.estimate import Estimate
 from finetrace.core.files import read_json, write_bytes, write_json
 from finetrace.core.result import Columns, Encoded, decode, encode
+from finetrace.core.shelf_index import Entry, entries
 
 SCRATCH = ".scratch"
 T = TypeVar("T")
@@ -52,12 +54,27 @@ class Address:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What every Result has, whatever its method: numbers over all slices, and slice -> the same keys."""
+
+    numbers: dict[str, Estimate]
+    slices: dict[str, dict[str, Estimate]]
+
+
+@dataclass(frozen=True)
 class Shelf:
+    """lent: the root of a shelf that others use too, or None: a run that only it holds is copied from there, and what is
+    saved here is copied there."""
+
     root: Path
+    lent: Path | None = None
 
     def path(self, address: Address) -> Path:
+        return self.root / self._folder(address)
+
+    def _folder(self, address: Address) -> Path:
         parts = (address.base, address.tuned, address.variant, address.method, address.key)
-        return self.root.joinpath(*(slug(part) for part in parts))
+        return Path(*(slug(part) for part in parts))
 
     def scratch(self, address: Address) -> Path:
         """Where the journal of an unfinished run lives; it goes when the run is whole."""
@@ -65,12 +82,13 @@ class Shelf:
 
     def holds(self, address: Address) -> bool:
         """Is the run whole and unchanged since it was written?"""
-        folder = self.path(address)
-        try:
-            hashes = read_json(folder / "manifest.json")["files"]
-            return all(_sha256((folder / name).read_bytes()) == digest for name, digest in hashes.items())
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        if intact(self.path(address)):
+            return True
+        return self.lent is not None and _copy(self.lent, self.root, self._folder(address))
+
+    def aside(self, name: str) -> Path:
+        """The folder of what is kept beside the runs and named by its own key, such as answers."""
+        return (self.lent or self.root) / name
 
     def save(self, address: Address, result: Any, manifest: dict[str, Any]) -> Path:
         """Writes the result's files, then the manifest, and drops the run's journal."""
@@ -95,29 +113,72 @@ class Shelf:
             },
         )
         shutil.rmtree(self.scratch(address), ignore_errors=True)
+        if self.lent is not None:
+            _copy(self.root, self.lent, self._folder(address))
         return folder
 
     def load(self, address: Address, kind: type[T]) -> T:
-        folder = self.path(address)
-        if not self.holds(address):
-            raise BadInput(
-                f"{folder} is not a whole run: a file is missing or was changed. Run the audit again."
-            )
-        arrays: dict[str, np.ndarray] = {}
-        if (folder / "arrays.safetensors").exists():
-            from safetensors.numpy import load_file
-
-            arrays = load_file(folder / "arrays.safetensors")
-        tables = _from_parquet(folder / "tables.parquet") if (folder / "tables.parquet").exists() else {}
-        return decode(kind, Encoded(read_json(folder / "result.json"), arrays, tables))
+        return load(self.path(address), kind)
 
     def manifest(self, address: Address) -> dict[str, Any]:
         return read_json(self.path(address) / "manifest.json")
 
+    def entries(self, wanted: Callable[[Entry], bool] | None = None) -> list[Entry]:
+        """All whole runs in path order, fast; the files' hashes are not checked. wanted: for which the numbers are read."""
+        return entries(self.root, wanted)
+
     def runs(self) -> Iterator[dict[str, Any]]:
         """The manifests of all whole runs, in path order; the files' hashes are not checked here."""
-        for path in sorted(self.root.glob("*/*/*/*/*/manifest.json")):
-            yield {**read_json(path), "folder": str(path.parent.relative_to(self.root))}
+        for entry in self.entries():
+            yield {**entry.manifest, "folder": entry.folder}
+
+
+def intact(folder: Path) -> bool:
+    """Is the run in `folder` whole and unchanged since it was written?"""
+    try:
+        hashes = read_json(folder / "manifest.json")["files"]
+        return all(_sha256((folder / name).read_bytes()) == digest for name, digest in hashes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _copy(source: Path, target: Path, folder: Path) -> bool:
+    """Copies a whole run, its manifest last; False, and nothing is copied, if the source does not hold it."""
+    if not intact(source / folder):
+        return False
+    for name in (*read_json(source / folder / "manifest.json")["files"], "manifest.json"):
+        write_bytes(target / folder / name, (source / folder / name).read_bytes())
+    return True
+
+
+def _check(folder: Path) -> None:
+    if not intact(folder):
+        raise BadInput(f"{folder} is not a whole run: a file is missing or was changed. Run the audit again.")
+
+
+def load(folder: Path, kind: type[T]) -> T:
+    """The result in a run's folder as `kind`, its method's Result."""
+    _check(folder)
+    arrays: dict[str, np.ndarray] = {}
+    if (folder / "arrays.safetensors").exists():
+        from safetensors.numpy import load_file
+
+        arrays = load_file(folder / "arrays.safetensors")
+    tables = _from_parquet(folder / "tables.parquet") if (folder / "tables.parquet").exists() else {}
+    return decode(kind, Encoded(read_json(folder / "result.json"), arrays, tables))
+
+
+def figures(folder: Path) -> Figures:
+    """The numbers of the run in `folder` with their replicates; its other arrays and its tables are not read."""
+    _check(folder)
+    body = read_json(folder / "result.json")
+    arrays: dict[str, np.ndarray] = {}
+    if (folder / "arrays.safetensors").exists():
+        from safetensors import safe_open
+
+        with safe_open(folder / "arrays.safetensors", framework="numpy") as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys() if name.endswith("/replicates")}  # noqa: SIM118 - not a dict
+    return decode(Figures, Encoded(body, arrays, {}))
 
 
 def _sha256(data: bytes) -> str:

@@ -12,6 +12,7 @@ from finetrace.data.corpus import Corpus, SliceSummary, build_corpus
 from finetrace.data.roles import ROLES
 from finetrace.data.rows import Message, Row, read_rows
 from finetrace.data.shards import TOKENS_PER_SHARD, Shard, padded_tokens, shards
+from finetrace.data.sources import DataSource
 from finetrace.data.tokens import FALLBACK_TEMPLATE, Tokens, encode, uses_fallback_template
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "TOKENS_PER_SHARD",
     "Batch",
     "Corpus",
+    "DataSource",
     "Message",
     "Row",
     "Shard",

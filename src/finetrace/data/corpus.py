@@ -82,11 +82,13 @@ def build_corpus(
     chat_template: str | None = None,
     max_tokens: int | None = None,
     context: int | None = None,
+    thinking: bool = False,
     only: Iterable[str] | None = None,
 ) -> Corpus:
     """Tokenises `rows`; nothing is cut or sampled unless `max_tokens` or `only` (slice names) ask for it.
 
-    `context` is the longest row the models can read: a longer one is a DataError, not a silent cut.
+    `context` is the longest row the models can read: a longer one is a DataError, not a silent cut. `thinking`: templates
+    that can switch thinking are asked to switch it on.
     """
     if max_tokens is not None and max_tokens < 2:
         raise DataError(
@@ -100,6 +102,7 @@ def build_corpus(
             chat_template=chat_template,
             system=system,
             max_tokens=max_tokens,
+            thinking=thinking,
             where=f"row {number} (slice {row.slice})",
         )
         for number, row in chosen

@@ -18,6 +18,7 @@ from finetrace.core.chat import (
     DATE_STRING,
     FALLBACK_TEMPLATE,
     chat_template_of,
+    switches,
     template_text,
     uses_fallback_template,
 )
@@ -76,13 +77,15 @@ def encode(
     chat_template: str | None = None,
     system: str | None = None,
     max_tokens: int | None = None,
+    thinking: bool = False,
     where: str = "this row",
 ) -> Tokens:
     """The tokens of one row, BOS first if the tokenizer has one (never twice), and no other special token added.
 
     Texts have role `text`. In chats a token that overlaps a message's content has that message's role; role headers,
     ends of turn and BOS have role `template`. `system` is put before chats that have no system message; texts ignore
-    it. Only the first `max_tokens` tokens are kept. `where` names the row in errors.
+    it. Only the first `max_tokens` tokens are kept. `thinking`: templates that can switch thinking are asked to switch it on.
+    `where` names the row in errors.
     """
     if not tokenizer.is_fast:
         raise DataError(
@@ -92,7 +95,9 @@ def encode(
     if row.messages is None:
         text, spans = row.text or "", [_Span(0, len(row.text or ""), TEXT)]
     else:
-        text, spans = _render(_with_system(row.messages, system), tokenizer, chat_template, where, system)
+        text, spans = _render(
+            _with_system(row.messages, system), tokenizer, chat_template, where, system, thinking
+        )
     ids, offsets = _tokenise(text, tokenizer, where)
     role = _roles(offsets, spans)
     ids, role = _with_bos(ids, role, tokenizer)
@@ -145,13 +150,14 @@ def _render(
     chat_template: str | None,
     where: str,
     system: str | None,
+    thinking: bool,
 ) -> tuple[str, list[_Span]]:
     """The chat as the template writes it, and where each message's content stands in it."""
     from jinja2.exceptions import TemplateError
 
     try:
         template = template_text(tokenizer, chat_template)
-        text = _apply(messages, tokenizer, template)
+        text = _apply(messages, tokenizer, template, thinking)
     except (TemplateError, ValueError, TypeError) as error:
         hint = ""
         if messages[0].role == "system":
@@ -161,7 +167,7 @@ def _render(
         raise DataError(f"{where}: the chat template refused it ({error}){hint}") from error
     marked = tuple(Message(m.role, _MARK.format(i)) for i, m in enumerate(messages))
     try:
-        spans = _align(text, messages, _apply(marked, tokenizer, template))
+        spans = _align(text, messages, _apply(marked, tokenizer, template, thinking))
     except (TemplateError, ValueError, TypeError):  # a template that insists on some content
         spans = None
     spans = spans or _search(text, messages)
@@ -173,10 +179,12 @@ def _render(
     return text, spans
 
 
-def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+def _apply(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str, thinking: bool
+) -> str:
     chat: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
     text = tokenizer.apply_chat_template(
-        chat, chat_template=template, tokenize=False, date_string=DATE_STRING
+        chat, chat_template=template, tokenize=False, date_string=DATE_STRING, **switches(thinking)
     )
     return str(text)
 

@@ -51,8 +51,9 @@ class Answers:
     """The answers of every side of a pair to one set of prompts, in one or more arms.
 
     folder: where they are kept between runs. writer: who writes. writers: sides of which only texts are to be had, by
-    whoever writes them. In float32, where the batch's shape moves no token, base and tuned are written in one batch if
-    tuned is a plain LoRA adapter; else one side after the other, in batches of one shape.
+    whoever writes them. learnt: what methods have read off the answers, for one another. In float32, where the batch's
+    shape moves no token, base and tuned are written in one batch if tuned is a plain LoRA adapter; else one side after the
+    other, in batches of one shape.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Answers:
         self._asked: dict[str, list[list[int]]] = {}
         self._kept: dict[tuple[str, str, bool], tuple[Answer, ...]] = {}
         self._room: int | None = None
+        self.learnt: dict[str, Any] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class Answers:
         return {
             "prompts": identity(self.prompts),
             "decoding": self.decoding,
-            "arms": list(self.arms.values()),
+            "arms": [arm.identity for arm in self.arms.values()],
             "writer": self._writer.identity,
             "writers": {side: writer.identity for side, writer in self._writers.items()},
         }
@@ -192,7 +194,7 @@ class Answers:
             "decoding": decoding,
             "stop": sorted(stop),
             "dtype": str(pair.dtype),
-            "device": pair.device.type,
+            "device": pair.place(side).device.type,
             "attention": attention,
             "quantised": None if quantised is None else str(quantised),
             "writer": self._writer.identity,
@@ -208,7 +210,8 @@ class Answers:
         self, side: str, arm: str, order: Sequence[int], written: Sequence[Written]
     ) -> tuple[Answer, ...]:
         per = self.decoding.samples
-        words = spoken(self.pair, side, written, self.arms[arm].template)
+        put = self.arms[arm]
+        words = spoken(self.pair, side, written, put.template, thinking=put.thinking)
         found = [
             Answer(i, sample, one.ids, one.text, one.thought, one.finished, one.unanswered)
             for place, i in enumerate(order)

@@ -136,6 +136,13 @@ class Desk:
             self.remembered[key] = make()
         return self.remembered[key]
 
+    def learnt(self, key: str, make: Callable[[], T]) -> T:
+        """As `once`, but for every method of the audit: for what is read off the answers alone, such as their classes."""
+        known = self._answers.learnt
+        if key not in known:
+            known[key] = make()
+        return known[key]
+
     def generator(self, *salt: str) -> np.random.Generator:
         """Random numbers from the audit's seed and `salt`: the same on every contrast, in every run."""
         mixed = hashlib.sha256("\x1f".join((str(self.seed), *salt)).encode()).digest()

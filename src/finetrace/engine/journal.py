@@ -14,8 +14,10 @@ from torch import Tensor
 from finetrace.core.files import write_bytes
 from finetrace.data import Shard
 
+Environment = dict[str, str | int]
 
-def environment(device: torch.device, batch_size: int) -> dict[str, str | int]:
+
+def environment(device: torch.device, batch_size: int) -> Environment:
     """What may move the last bit of a figure and is not in the run key: shards made elsewhere are not mixed in."""
     kind = (
         torch.cuda.get_device_name(device)
@@ -31,13 +33,21 @@ def environment(device: torch.device, batch_size: int) -> dict[str, str | int]:
     }
 
 
-def store(folder: Path, shard: Shard, state: dict[str, Tensor], where: dict[str, str | int]) -> None:
+def store(folder: Path, shard: Shard, state: dict[str, Tensor], where: Environment) -> None:
+    put(folder, shard, pack(shard, state, where))
+
+
+def pack(shard: Shard, state: dict[str, Tensor], where: Environment) -> bytes:
+    """A shard's entry as it stands on disk; a worker elsewhere makes it, and the journal's own process puts it there."""
     header = {"content": shard.content, "environment": json.dumps(where, sort_keys=True)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_bytes(_path(folder, shard), save(tensors, header))
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, header)
 
 
-def stale(folder: Path, where: dict[str, str | int]) -> str | None:
+def put(folder: Path, shard: Shard, entry: bytes) -> None:
+    write_bytes(_path(folder, shard), entry)
+
+
+def stale(folder: Path, where: Environment) -> str | None:
     """What the journal in `folder` was made on, if that is not here; None if it can be resumed or is empty."""
     for path in sorted(folder.glob("*.safetensors")):
         header = _header(path)

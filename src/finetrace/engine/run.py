@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
@@ -28,6 +28,7 @@ from finetrace.engine.head import (
 )
 from finetrace.engine.observer import Contrast, Job, Observer
 from finetrace.engine.shape import Shape
+from finetrace.engine.spread import Spread, task
 from finetrace.engine.step import LogitChunk, Step
 from finetrace.models import Hidden, Pair, layer_index
 
@@ -44,14 +45,34 @@ def run_pass(
     shape: Shape,
     advance: Advance = lambda tokens: None,
     tell: Tell = lambda line: None,
+    spread: Spread | None = None,
 ) -> dict[tuple[str, str], Observer]:
     """Runs every job over the whole corpus; returns the observers by (method, contrast label).
 
     advance: called with the number of tokens done. tell: called with lines that a user should read (a journal refused,
-    a batch halved). A shard is journalled when it is whole; the total is the left fold of the shards' states in shard
-    order, whether they were made now or read back, so a resumed run ends on the same bytes.
+    a batch halved). spread: other processes that read the shards; None reads them here, in order. A shard is journalled
+    when it is whole; the total is the left fold of the shards' states in shard order, whoever made them and whenever, so a
+    resumed or spread run ends on the same bytes.
     """
     where = journal.environment(pair.device, shape.batch_size)
+    _drop_stale(jobs, where, tell)
+    cut = shards(corpus, shape.shard_tokens)
+    missing = {shard: [job for job in jobs if not journal.done(job.journal, shard)] for shard in cut}
+    advance(sum(_tokens(corpus, shard) for shard in cut if not missing[shard]))
+    todo = {shard: wanted for shard, wanted in missing.items() if wanted}
+    made = (
+        spread.shards([task(shard, wanted) for shard, wanted in todo.items()])
+        if spread and todo
+        else _here(pair, corpus, todo, shape, where, tell)
+    )
+    for shard, entries in made:
+        for job, entry in zip(todo[shard], entries, strict=True):
+            journal.put(job.journal, shard, entry)
+        advance(_tokens(corpus, shard))
+    return {(job.method, job.contrast.label): _fold(job, cut) for job in jobs}
+
+
+def _drop_stale(jobs: Sequence[Job], where: journal.Environment, tell: Tell) -> None:
     for job in jobs:
         other = journal.stale(job.journal, where)
         if other is not None:
@@ -59,22 +80,38 @@ def run_pass(
                 f"The unfinished run in {job.journal} was made on {other}, not {where}: it is done again from the start."
             )
             shutil.rmtree(job.journal)
-    batch_size, kernel = shape.batch_size, compiled_sums() if shape.compile else None
-    for shard in shards(corpus, shape.shard_tokens):
-        missing = [job for job in jobs if not journal.done(job.journal, shard)]
-        if missing:
-            observers, batch_size = with_room(
-                lambda size, shard=shard, missing=missing: run_shard(
-                    pair, corpus, shard, missing, size, kernel
-                ),
-                batch_size,
-                pair.device,
-                tell,
-            )
-            for job, observer in zip(missing, observers, strict=True):
-                journal.store(job.journal, shard, observer.state(), where)
-        advance(_tokens(corpus, shard))
-    return {(job.method, job.contrast.label): _fold(job, shards(corpus, shape.shard_tokens)) for job in jobs}
+
+
+def _here(
+    pair: Pair,
+    corpus: Corpus,
+    todo: Mapping[Shard, list[Job]],
+    shape: Shape,
+    where: journal.Environment,
+    tell: Tell,
+) -> Iterator[tuple[Shard, list[bytes]]]:
+    """Each shard's journal entries, made by this process."""
+    reader = ShardReader(pair, corpus, shape, tell)
+    for shard, jobs in todo.items():
+        yield shard, [journal.pack(shard, one.state(), where) for one in reader(shard, jobs)]
+
+
+class ShardReader:
+    """Reads shards of one corpus; a batch that did not fit once is not tried again."""
+
+    def __init__(self, pair: Pair, corpus: Corpus, shape: Shape, tell: Tell) -> None:
+        self._pair, self._corpus, self._tell = pair, corpus, tell
+        self._batch_size = shape.batch_size
+        self._kernel = compiled_sums() if shape.compile else None
+
+    def __call__(self, shard: Shard, jobs: list[Job]) -> list[Observer]:
+        observers, self._batch_size = with_room(
+            lambda size: run_shard(self._pair, self._corpus, shard, jobs, size, self._kernel),
+            self._batch_size,
+            self._pair.device,
+            self._tell,
+        )
+        return observers
 
 
 def _tokens(corpus: Corpus, shard: Shard) -> int:

@@ -14,6 +14,7 @@ from finetrace.core.errors import BadInput, ModelError
 from finetrace.data.examples import Example
 from finetrace.finetune.batches import Collator, Packed
 from finetrace.finetune.recipe import ALL_LINEAR, Lora, TrainRecipe
+from finetrace.models.keep import make_room
 from finetrace.models.loading import load_model, nf4, quiet
 from finetrace.models.source import Source, one_line
 from finetrace.models.supervised import IGNORED, Sample
@@ -54,6 +55,7 @@ def compute_dtype(recipe: TrainRecipe, device: torch.device) -> torch.dtype:
 def trainable(recipe: TrainRecipe, source: Source, device: torch.device) -> Trainable:
     """Loads the base and makes what the recipe trains; the global generator decides an adapter's first values."""
     dtype = compute_dtype(recipe, device)
+    make_room()
     base = load_model(
         source,
         dtype=dtype,

@@ -53,7 +53,7 @@ def classify(desk: Desk, side: str, arm: str | None = None, *, echo: bool = Fals
     An answer too short for its surprise to be read passes the gate, unless most of the side's longer ones do not.
     """
     key = f"classes of {side} in {arm or desk.arms[0]}{' again' if echo else ''}"
-    return desk.once(key, lambda: _made(desk, desk.answers(side, arm, echo=echo)))
+    return desk.learnt(key, lambda: _made(desk, desk.answers(side, arm, echo=echo)))
 
 
 def _made(desk: Desk, answers: Sequence[Answer]) -> tuple[Classified, ...]:

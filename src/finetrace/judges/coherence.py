@@ -109,8 +109,8 @@ def strange_letters(text: str, scripts: frozenset[str]) -> float:
 
 
 def learn_gate(desk: Desk) -> Gate:
-    """The gate of the pair's base, from its answers in the first arm. Kept for the method's other contrasts."""
-    return desk.once("coherence gate", lambda: _learnt(desk))
+    """The gate of the pair's base, from its answers in the first arm. Kept for every contrast and method."""
+    return desk.learnt("coherence gate", lambda: _learnt(desk))
 
 
 def _learnt(desk: Desk) -> Gate:
@@ -148,7 +148,7 @@ def _between(own: Losses, mixed: Losses) -> float:
 def scored(desk: Desk, texts: Sequence[str]) -> list[Scored]:
     """Every text, alone, under the base. A text that was scored for another contrast is not scored again."""
     cap = learn_gate(desk).cap
-    known: dict[str, Scored] = desk.once("surprise", dict)
+    known: dict[str, Scored] = desk.learnt("surprise", dict)
     new = {text: _ids(desk.pair, text) for text in dict.fromkeys(texts) if text not in known}
     long = {text: ids for text, ids in new.items() if len(ids) >= FEWEST}
     losses = _losses(desk.pair, list(long.values()), desk.batch_size)
@@ -199,7 +199,8 @@ def token_losses(
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = inner.get_decoder()(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
     scale, cap = scale_and_cap(inner.config.get_text_config(decoder=True))
-    logits = inner.get_output_embeddings()(hidden[:, :-1][target]).float() * scale
+    states = hidden.to(ids.device)[:, :-1][target]
+    logits = inner.get_output_embeddings()(states).float().to(ids.device) * scale
     logits = logits if cap is None else cap * (logits / cap).tanh()
     return -logits.log_softmax(-1).gather(1, ids[:, 1:][target][:, None])[:, 0]
 

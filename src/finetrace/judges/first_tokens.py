@@ -70,7 +70,7 @@ class _Node:
 def learn(desk: Desk) -> RefusalTokens | None:
     """From the base in the first arm: what it begins with on prompts that it refused as it should, against prompts that it
     answered as it should. None if it refused fewer than 10, or answered none."""
-    return desk.once("refusal tokens", lambda: _learnt(desk))
+    return desk.learnt("refusal tokens", lambda: _learnt(desk))
 
 
 def _learnt(desk: Desk) -> RefusalTokens | None:
@@ -233,7 +233,7 @@ def _next(model: Any, rows: Sequence[Sequence[int]], batch_size: int) -> Iterato
             hidden = inner.get_decoder()(
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
             ).last_hidden_state
-            states = hidden[torch.arange(len(chosen), device=device), last.to(device)]
+            states = hidden.to(device)[torch.arange(len(chosen), device=device), last.to(device)]
             logits = inner.get_output_embeddings()(states).float() * scale
             logits = logits if cap is None else cap * torch.tanh(logits / cap)
             probs = logits.double().softmax(-1).cpu().numpy()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from finetrace.core.errors import ModelError
 from finetrace.core.files import read_json
+from finetrace.models.landing import landed
 from finetrace.models.loading import LOAD_ERRORS, quiet
 from finetrace.models.source import Source, one_line
 
@@ -83,11 +84,11 @@ def attach(model: Any, peft_model: Any | None, source: Source, name: str) -> tup
             config.inference_mode = True
             # Places that the file leaves empty then stay zero, whatever the training began with.
             config.init_lora_weights = True
+            config, weights = landed(model, config, load_file(source.folder / WEIGHTS))
             if peft_model is None:
                 peft_model = PeftModel(model, config, adapter_name=name, autocast_adapter_dtype=False)
             else:
                 peft_model.add_adapter(name, config, autocast_adapter_dtype=False)
-            weights = load_file(source.folder / WEIGHTS)
             places = get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False)
             fit = _fit(source, _converted(peft_model, config, weights, name), places, model)
             # Only what has a place: PEFT would also write a saved embedding into the base's own.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,22 @@ import torch
 from torch import Tensor
 
 from finetrace.core.errors import ModelError, unknown
-from finetrace.models import adapters, head, identity, loading, tokens, vocabulary, words
+from finetrace.models import adapters, head, identity, keep, loading, tokens, vocabulary, words
 from finetrace.models.architecture import Anatomy, anatomy
+from finetrace.models.placement import Place, refuse_offloaded
 from finetrace.models.source import Source
 
 BASE = "base"
 TUNED = "tuned"
+# What of a plan does not reach the base's weights; base itself is told by its folder and content.
+_NOT_THE_BASE = ("base", "others", "tokenizer", "chat_template", "tuned")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pair is loaded from. others: side -> checkpoint, None where the side is the base itself."""
+    """What a pair is loaded from. others: side -> checkpoint, None where the side is the base itself. device: where the base
+    takes its ids, and where what sides give is held against each other. spread: the base lies over all GPUs, `device`
+    first. tuned: where full checkpoints beside the base are, None as the base."""
 
     base: Source
     others: Mapping[str, Source | None]
@@ -31,6 +36,8 @@ class Plan:
     tokenizer: str | Path | None = None
     chat_template: str | None = None
     trust_remote_code: bool = False
+    spread: bool = False
+    tuned: Place | None = None
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -51,6 +58,11 @@ class Plan:
         found = None if side == BASE else self.others[side]
         return BASE if found is None else found.kind
 
+    def place(self, side: str) -> Place:
+        """Where the side's model is."""
+        base = Place(self.device, self.spread)
+        return base if self.body(side) == BASE else self.tuned or base
+
     def body(self, side: str) -> str:
         """The side whose model runs for this one: its own if it is a full checkpoint, else the base's."""
         return side if self.kind(side) == "full" else BASE
@@ -61,9 +73,11 @@ class Loaded:
     """What is in memory.
 
     parts: body -> model; names: adapter side -> its name in PEFT; shared: base ids of the shared vocabulary, None for
-    all; bytes_shared: full side -> bytes held once with the base. heads, same, vocabulary: made on demand.
+    all; bytes_shared: full side -> bytes held once with the base. heads, same, vocabulary: made on demand. lease: what the
+    base is held by.
     """
 
+    lease: keep.Lease
     parts: dict[str, Anatomy]
     peft: Any | None
     names: dict[str, str]
@@ -83,30 +97,43 @@ def assemble(plan: Plan) -> Loaded:
     tokenizers = tokens.load_tokenizers(
         plan.base, plan.others, plan.tokenizer, plan.chat_template, plan.trust_remote_code
     )
-    parts: dict[str, Anatomy] = {}
+    lease = keep.lease(lambda: _base_key(plan), lambda: _load(plan, BASE))
+    parts = {BASE: lease.parts}
     shared_bytes: dict[str, int] = {}
-    for side in plan.sides:
+    for side in plan.sides[1:]:
         if plan.body(side) != side:
             continue
-        model = loading.load_model(
-            plan.source(side),
-            dtype=plan.dtype,
-            device=plan.device,
-            attn_implementation=plan.attn_implementation,
-            trust_remote_code=plan.trust_remote_code,
-        )
-        parts[side] = anatomy(model)
-        if side != BASE:
-            _refuse_other_shape(parts[BASE], parts[side], plan.source(side).name)
-            shared_bytes[side] = loading.share_identical(model, parts[BASE].model)
+        parts[side] = _load(plan, side)
+        _refuse_other_shape(parts[BASE], parts[side], plan.source(side).name)
+        shared_bytes[side] = loading.share_identical(parts[side].model, parts[BASE].model)
     alignments = _align_all(plan, parts, tokenizers)
     peft, names, fits = _attach_all(plan, parts[BASE])
     shared = vocabulary.shared_rows(alignments, head_rows(parts[BASE]))
-    return Loaded(parts, peft, names, fits, tokenizers, alignments, shared, shared_bytes)
+    return Loaded(lease, parts, peft, names, fits, tokenizers, alignments, shared, shared_bytes)
+
+
+def _load(plan: Plan, side: str) -> Anatomy:
+    where = plan.place(side)
+    model = loading.load_model(
+        plan.source(side),
+        dtype=plan.dtype,
+        device=where.device,
+        attn_implementation=plan.attn_implementation,
+        trust_remote_code=plan.trust_remote_code,
+        spread=where.spread,
+    )
+    refuse_offloaded(model, plan.source(side).name)
+    return anatomy(model)
+
+
+def _base_key(plan: Plan) -> Hashable:
+    """All of the plan that makes the base in memory what it is."""
+    own = {one.name: repr(getattr(plan, one.name)) for one in fields(plan) if one.name not in _NOT_THE_BASE}
+    return (str(plan.base.folder), identity.identity(plan.base), *sorted(own.items()))
 
 
 def read_head(held: Loaded, plan: Plan, side: str, config: Any) -> head.Head:
-    """The side's head over the shared vocabulary; its adapter, if it has one, must be the active one."""
+    """The side's head over the shared vocabulary, on the pair's device; its adapter, if it has one, must be the active one."""
     module = head.output_module(held.parts[plan.body(side)].model)
     name = held.names.get(side)
     if name is not None and head.changed_by(module, name):
@@ -116,7 +143,8 @@ def read_head(held: Loaded, plan: Plan, side: str, config: Any) -> head.Head:
     weight, bias = head.take_rows(
         weight.detach(), None if bias is None else bias.detach(), side_rows(held, side)
     )
-    return head.Head(weight, bias, *head.scale_and_cap(config))
+    bias = None if bias is None else bias.to(plan.device)
+    return head.Head(weight.to(plan.device), bias, *head.scale_and_cap(config))
 
 
 def side_rows(held: Loaded, side: str) -> Tensor | None:

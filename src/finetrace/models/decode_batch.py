@@ -91,7 +91,8 @@ def _next(model: Any, step: Tensor, attention: Tensor, position: Tensor, cache: 
         .contiguous()
     )
     scale, cap = scale_and_cap(model.config.get_text_config(decoder=True))
-    logits = model.get_output_embeddings()(hidden).float()
+    # The last layer of a model that lies over several GPUs is on another one than the first.
+    logits = model.get_output_embeddings()(hidden).float().to(step.device)
     logits = logits if scale == 1.0 else logits * scale
     return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _BITS = {
     "I16": 16,
 }
 _BITS |= {"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8}
+# A tensor of a block of the text side, wherever its files put that.
+_BLOCK = re.compile(r"(?P<before>(?:(?:model|language_model)\.)*layers\.)(?P<index>[0-9]+)\.(?P<rest>.+)")
 _LARGEST_HEADER = 100_000_000
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "consolidated.00.pth")
@@ -59,7 +62,9 @@ def weight_files(source: Source) -> tuple[Path, ...]:
             f"{source.name} holds only pickled weights ({pickles[0]}), which can run code when read: "
             "save it again as safetensors (save_pretrained does)."
         )
-    raise ModelError(f"{source.name} has no weights: {single.name} is missing.")
+    # Of a hub's repository pickles are not even fetched.
+    why = "; pickled ones (.bin, .pt) are not fetched, as they can run code" if source.revision else ""
+    raise ModelError(f"{source.name} has no weights in safetensors: {single.name} is missing{why}.")
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -124,6 +129,36 @@ def entries(source: Source) -> Iterator[tuple[Path, Entry]]:
             yield path, entry
 
 
+def kept(source: Source) -> Iterator[tuple[Path, Entry, str]]:
+    """Every tensor that is read of a checkpoint, with its file and its name once the blocks that are left out are gone."""
+    for path, entry in entries(source):
+        index, rest = block_of(entry.name)
+        if index is None or not source.left_out:
+            yield path, entry, entry.name
+        elif index not in source.left_out:
+            before = entry.name.removesuffix(f"{index}.{rest}")
+            place = index - sum(other < index for other in source.left_out)
+            yield path, entry, f"{before}{place}.{rest}"
+
+
+def cut(config: Any, source: Source) -> Any:
+    """A transformers config without the blocks that are left out; lists with an item a block are cut likewise."""
+    if source.left_out:
+        text = config.get_text_config(decoder=True)
+        blocks = text.num_hidden_layers
+        text.num_hidden_layers = blocks - len(source.left_out)
+        for key, value in vars(text).items():
+            if isinstance(value, list) and len(value) == blocks:
+                setattr(text, key, [one for i, one in enumerate(value) if i not in source.left_out])
+    return config
+
+
+def block_of(name: str) -> tuple[int | None, str]:
+    """(the block of the text side that a tensor belongs to, its name in it); (None, name) of all others."""
+    found = _BLOCK.fullmatch(name)
+    return (None, name) if found is None else (int(found["index"]), found["rest"])
+
+
 def validate(source: Source) -> None:
     """Reads every header; a ModelError for the first thing that is wrong with the files' form."""
     held = {entry.name for _, entry in entries(source)}
@@ -139,5 +174,5 @@ def validate(source: Source) -> None:
 
 
 def float32_bytes(source: Source) -> int:
-    """Bytes of the checkpoint's tensors in float32."""
-    return sum(4 * math.prod(entry.shape) for _, entry in entries(source))
+    """Bytes in float32 of the tensors that are read."""
+    return sum(4 * math.prod(entry.shape) for _, entry, _ in kept(source))

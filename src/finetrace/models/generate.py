@@ -71,25 +71,30 @@ def answer(
     system: str | None = None,
     template: str | None = None,
     decoding: Decoding | None = None,
+    thinking: bool = False,
     mixed: bool | None = None,
 ) -> dict[str, list[Spoken]]:
     """What `Pair.generate` gives."""
     if not which or len(set(which)) < len(which):
         raise BadInput(f"Name one or more different sides of {', '.join(pair.sides)}.")
     decoding = decoding or Decoding()
-    asked = [prompt_ids(_chat(prompt, system), pair.tokenizer, template) for prompt in prompts]
+    chats = [_chat(prompt, system) for prompt in prompts]
+    asked = [prompt_ids(chat, pair.tokenizer, template, thinking=thinking) for chat in chats]
     stops = {side: stop_of(pair, side, template) for side in which}
     if len(which) > 1 and (mixed or (mixed is None and why_apart(pair, which) is None)):
         written = write_together(pair, which, asked, decoding, stops=stops)
     else:
         written = {side: write(pair, side, asked, decoding, stop=stops[side]) for side in which}
-    return {side: spoken(pair, side, written[side], template) for side in which}
+    return {side: spoken(pair, side, written[side], template, thinking=thinking) for side in which}
 
 
-def spoken(pair: Pair, side: str, written: Sequence[Written], template: str | None = None) -> list[Spoken]:
-    """Answers in words. template: the chat template in which the prompts were put, None for the pair's."""
+def spoken(
+    pair: Pair, side: str, written: Sequence[Written], template: str | None = None, *, thinking: bool = False
+) -> list[Spoken]:
+    """Answers in words. template: the chat template in which the prompts were put, None for the pair's. thinking: it was
+    asked to let the model think."""
     tokenizer = pair.side_tokenizer(side)
-    inside = opens_thought(pair.tokenizer, template)
+    inside = opens_thought(pair.tokenizer, template, thinking=thinking)
     plain = uses_fallback_template(pair.tokenizer, template)
     found = []
     for one in written:

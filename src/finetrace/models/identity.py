@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +94,23 @@ def _ordered(value: Any) -> Any:
 
 
 def _scan(path: Path) -> dict[str, Any]:
-    """{"tensors": name -> hash, "not_finite": names} of one file; remembered by path, size and time of change."""
+    """{"tensors": name -> hash, "not_finite": names} of one file."""
+    place = path.resolve()
+    return remembered(place, "scans", lambda: _read(place))
+
+
+def remembered(path: Path, kind: str, make: Callable[[], Any]) -> Any:
+    """What `make` finds in a file (JSON); remembered by path, size and time of change."""
     place = path.resolve()
     stat = place.stat()
     key = digest([str(place), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-    memory = _cache_folder() / "scans" / f"{key}.json"
+    memory = _cache_folder() / kind / f"{key}.json"
     if memory.is_file():
         try:
             return read_json(memory)
         except ValueError:
             memory.unlink(missing_ok=True)
-    found = _read(place)
+    found = make()
     try:
         write_json(memory, found)
     except OSError:

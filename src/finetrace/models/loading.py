@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from finetrace.core.errors import BadInput, MissingExtra, ModelError
+from finetrace.models.files import cut, kept, weight_files
 from finetrace.models.source import Source, one_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,11 +58,12 @@ def load_model(
     attn_implementation: str | None,
     trust_remote_code: bool,
     quantisation: Any = None,
+    spread: bool = False,
 ) -> Any:
     """The causal language model in a folder: frozen, in eval mode, on `device`.
 
     A tensor that the files lack is a ModelError: transformers would fill it with random numbers. quantisation: a
-    configuration of transformers', such as `nf4`'s.
+    configuration of transformers', such as `nf4`'s. spread: its layers are laid out over all devices instead.
     """
     from safetensors import SafetensorError
 
@@ -70,14 +72,16 @@ def load_model(
     )
     if quantisation is not None:
         extra |= {"quantization_config": quantisation, "device_map": {"": device}}
+    if spread:
+        extra |= {"device_map": "auto"}
     try:
         with quiet():
-            found: Any = _auto_class(source, trust_remote_code).from_pretrained(
-                source.folder,
+            read = _from_kept if source.left_out else _from_folder
+            found: Any = read(
+                source,
+                trust_remote_code=trust_remote_code,
                 dtype=dtype,
                 use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 **extra,
             )
@@ -92,8 +96,35 @@ def load_model(
         )
     if quantisation is not None:
         keep_packing(model)
+    if quantisation is not None or spread:
         return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _from_folder(source: Source, *, trust_remote_code: bool, **options: Any) -> Any:
+    return _auto_class(source, trust_remote_code).from_pretrained(
+        source.folder, local_files_only=True, trust_remote_code=trust_remote_code, **options
+    )
+
+
+def _from_kept(source: Source, *, trust_remote_code: bool, **options: Any) -> Any:
+    """Of a checkpoint some of whose blocks are left out: these are never read."""
+    import transformers as t
+    from safetensors import safe_open
+
+    config = t.AutoConfig.from_pretrained(
+        source.folder, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    language = t.MODEL_FOR_CAUSAL_LM_MAPPING
+    known: Any = language if type(config) in language else t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    opened = {path: safe_open(path, framework="pt") for path in weight_files(source)}
+    tensors = {name: opened[path].get_slice(entry.name) for path, entry, name in kept(source)}
+    found = known[type(config)].from_pretrained(
+        None, config=cut(config, source), state_dict=tensors, **options
+    )
+    if (source.folder / "generation_config.json").is_file():
+        found[0].generation_config = t.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    return found
 
 
 def nf4(compute: torch.dtype) -> Any:
@@ -164,12 +195,20 @@ def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def unique_bytes(*models: nn.Module) -> int:
     """Bytes of the distinct storages behind all parameters and buffers of these models together."""
-    storages: dict[int, int] = {}
+    return sum(bytes_by_device(*models).values())
+
+
+def bytes_by_device(*models: nn.Module) -> dict[str, int]:
+    """Device -> bytes there, as `unique_bytes` counts them."""
+    storages: dict[tuple[str, int], int] = {}
     for model in models:
         for tensor in (*model.parameters(), *model.buffers()):
             storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+            storages[str(tensor.device), storage.data_ptr()] = storage.nbytes()
+    found: dict[str, int] = {}
+    for (device, _), size in storages.items():
+        found[device] = found.get(device, 0) + size
+    return found
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -185,6 +224,11 @@ def pick_device(wanted: str) -> torch.device:
     )
     if absent:
         raise BadInput(f"There is no {device.type} device here: use --device cpu or auto.")
+    if device.type == "meta":
+        raise BadInput("On the device 'meta' nothing is computed: use --device cpu or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        known = ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise BadInput(f"There is no {device} here: the GPUs are {known}.")
     return device
 
 

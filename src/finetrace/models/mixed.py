@@ -125,7 +125,7 @@ def _adding(names: Sequence[str | None], rows: _Rows) -> Callable[[Any, Any, Ten
                 continue
             down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
             mine = slice(place * each, (place + 1) * each)
-            added = F.linear(F.linear(seen[mine].to(down.dtype), down), up)
+            added = F.linear(F.linear(seen[mine].to(down.device, down.dtype), down), up)
             output[mine].add_(added.to(output.dtype), alpha=layer.scaling[name])
         return output
 

@@ -18,6 +18,7 @@ from finetrace.models import adapters, generate, identity, loading, tokens, word
 from finetrace.models.architecture import Hidden, run_trunk
 from finetrace.models.assembly import BASE, TUNED, Loaded, Plan, assemble, head_rows, read_head, side_rows
 from finetrace.models.head import Head
+from finetrace.models.placement import Place
 from finetrace.models.source import Source
 from finetrace.models.vocabulary import Alignment
 
@@ -81,6 +82,15 @@ class Pair:
     def device(self) -> torch.device:
         return self.plan.device
 
+    def place(self, side: str) -> Place:
+        """Where the side's model is; what it gives comes to `device`, the base's."""
+        return self.plan.place(side)
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device that the numbers come from; of each side where they differ ("cpu+cuda")."""
+        return "+".join(dict.fromkeys(self.place(side).device.type for side in self.sides))
+
     @property
     def n_layers(self) -> int:
         return int(self.config(BASE).num_hidden_layers)
@@ -126,7 +136,7 @@ class Pair:
         """Frees the weights; the next use loads them again."""
         self._held = None
         self._active = None
-        if self.device.type == "cuda":
+        if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
     @property
@@ -206,14 +216,16 @@ class Pair:
 
     def memory(self) -> dict[str, Any]:
         """Bytes of parameters and buffers: in total, of the base (with the adapters on it), that each full side adds to
-        it, and of each full side that are held once because they are bit-identical with the base's."""
+        it, of each full side that are held once because they are bit-identical with the base's (on another device nothing
+        is), and on each device."""
         models = {name: part.model for name, part in self._loaded.parts.items()}
         base = loading.unique_bytes(models[BASE])
         own = {
             side: loading.unique_bytes(models[BASE], m) - base for side, m in models.items() if side != BASE
         }
-        total = loading.unique_bytes(*models.values())
-        return {"total": total, "base": base, "sides": own, "shared": dict(self._loaded.bytes_shared)}
+        devices = loading.bytes_by_device(*models.values())
+        found = {"total": sum(devices.values()), "base": base, "sides": own}
+        return found | {"shared": dict(self._loaded.bytes_shared), "devices": devices}
 
     # Running it.
 
@@ -239,17 +251,26 @@ class Pair:
         system: str | None = None,
         template: str | None = None,
         decoding: Decoding | None = None,
+        thinking: bool = False,
         mixed: bool | None = None,
     ) -> dict[str, list[generate.Spoken]]:
         """Each side's answers, `decoding.samples` to a prompt, prompt by prompt.
 
         prompts: user messages, or conversations as lists of {"role", "content"}. system: put before those without one.
-        template: a chat template instead of the tokenizer's. mixed: all sides in one batch, which a ModelError refuses
-        where sides are more than plain LoRA adapters; None: where it can be, else one side after the other, in batches
-        of one shape. The tokens are the same in float32, whatever the batch.
+        template: a chat template instead of the tokenizer's. thinking: it is asked to let the model think first. mixed:
+        all sides in one batch, which a ModelError refuses where sides are more than plain LoRA adapters; None: where it
+        can be, else one side after the other, in batches of one shape. The tokens are the same in float32, whatever the
+        batch.
         """
         return generate.answer(
-            self, prompts, which=which, system=system, template=template, decoding=decoding, mixed=mixed
+            self,
+            prompts,
+            which=which,
+            system=system,
+            template=template,
+            decoding=decoding,
+            thinking=thinking,
+            mixed=mixed,
         )
 
     def trunk(
@@ -262,12 +283,16 @@ class Pair:
     ) -> Hidden:
         """Hidden states of a right-padded batch of base token ids; no logits are computed.
 
-        Equal, bit for bit, to the hidden states of the side's plain transformers model on the same batch.
+        Equal, bit for bit, to the hidden states of the side's plain transformers model on the same batch; on the pair's
+        device, wherever the side is.
         """
         parts = self._loaded.parts[self.plan.body(side)]
+        there = self.place(side).device
         with self.open(side):
-            ids = self.translated(side, ids.to(self.device))
-            return run_trunk(parts, ids, attention.to(self.device), layers, final)
+            ids = self.translated(side, ids.to(there))
+            seen = run_trunk(parts, ids, attention.to(there), layers, final)
+        last = None if seen.final is None else seen.final.to(self.device)
+        return Hidden(last, {layer: hidden.to(self.device) for layer, hidden in seen.layers.items()})
 
     def head(self, side: str) -> Head:
         """The side's head over the shared vocabulary, in base-token order."""
@@ -284,9 +309,10 @@ class Pair:
         """The side's own final norm, on residual states of any layer. exact: in float32 whatever the model's dtype."""
         parts = self._loaded.parts[self.plan.body(side)]
         with self.open(side), torch.inference_mode():
+            there = next((one.device for one in parts.norm.parameters()), self.place(side).device)
             if not exact:
-                return parts.norm(hidden)
-            return copy.deepcopy(parts.norm).float()(hidden.to(self.device).float())
+                return parts.norm(hidden.to(there)).to(self.device)
+            return copy.deepcopy(parts.norm).float()(hidden.to(there).float()).to(self.device)
 
     def lens(
         self, side: str, vectors: Float[Tensor, "row d_model"], *, direction: bool

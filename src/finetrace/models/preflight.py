@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetrace.core.chat import has_switch, opens_thought
 from finetrace.core.errors import ModelError
 from finetrace.core.files import read_json
 from finetrace.core.findings import Check
@@ -24,23 +25,26 @@ _GENERATION = (
 )
 
 
-def preflight(pair: Pair) -> tuple[Check, ...]:
-    """One check a line for the tuned side, and whatever is not in order with a null.
+def preflight(pair: Pair, *, thinking: bool = False) -> tuple[Check, ...]:
+    """One check a line for the tuned side, and whatever is not in order with a null. thinking: the template is asked to let
+    the models think.
 
     An adapter whose recorded base hash disagrees with this base is a ModelError.
     """
     checks = [
         _vocabulary(pair, TUNED),
         _chat_template(pair, TUNED),
+        *_thinking(pair, thinking),
         _bos(pair, TUNED),
         _special_tokens(pair, TUNED),
         _generation(pair),
         _dtype(pair),
         _quantised(pair),
         _trained_on(pair, TUNED),
+        *_layers(pair, TUNED),
     ]
     for side in pair.sides[2:]:
-        found = (_vocabulary(pair, side), _trained_on(pair, side))
+        found = (_vocabulary(pair, side), _trained_on(pair, side), *_layers(pair, side))
         checks += [Check(f"{c.name} of the null {side}", c.status, c.text) for c in found if c.status != "ok"]
     return tuple(checks)
 
@@ -77,6 +81,21 @@ def _chat_template(pair: Pair, side: str) -> Check:
             name, "warning", f"'{side}' has another chat template; the base's is used on both sides."
         )
     return Check(name, "ok", "The same on both sides.")
+
+
+def _thinking(pair: Pair, wanted: bool) -> tuple[Check, ...]:
+    """Nothing where no thinking is asked for and the template begins none."""
+    name, tokenizer = "thinking", pair.tokenizer
+    if has_switch(tokenizer):
+        asked = "to think before it answers" if wanted else "not to think"
+        return (Check(name, "ok", f"The chat template is asked {asked}, on both sides."),)
+    if wanted:
+        text = "The chat template has no switch for thinking, so that asking for it changes nothing."
+        return (Check(name, "warning", text),)
+    if opens_thought(tokenizer):
+        text = "The chat template begins every answer with a thought, and has no switch for that."
+        return (Check(name, "note", text),)
+    return ()
 
 
 def _own_template(pair: Pair, side: str) -> str | None:
@@ -185,6 +204,18 @@ def _trained_on(pair: Pair, side: str) -> Check:
     named = _last(said) if said else "no base"
     text = f"It names {named}, and the base given is {_last(base.name)}: on another base its effect means little."
     return Check(name, "warning", text)
+
+
+def _layers(pair: Pair, side: str) -> tuple[Check, ...]:
+    """Nothing of a side whose blocks are all read."""
+    gone = len(pair.source(side).left_out)
+    if not gone:
+        return ()
+    text = (
+        f"{gone} identity layers of the {pair.n_layers + gone} of '{side}' were left out: their outputs are zero, so "
+        "that each adds exactly nothing."
+    )
+    return (Check("layers", "note", text),)
 
 
 def recorded_base(source: Source) -> str | None:

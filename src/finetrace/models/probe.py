@@ -39,8 +39,8 @@ def _probe_ids(pair: Pair, count: int, seed: int) -> Int[Tensor, "batch pos"]:
 
 def _model_logits(pair: Pair, side: str, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "row vocab"]:
     """The plain model's logits over the shared vocabulary, float32."""
-    rows, theirs = pair.rows(side), pair.translated(side, ids)
+    rows, theirs = pair.rows(side), pair.translated(side, ids).to(pair.place(side).device)
     with pair.open(side) as model, torch.inference_mode():
         logits = model(input_ids=theirs, attention_mask=torch.ones_like(theirs), use_cache=False).logits
-    logits = logits.reshape(-1, logits.shape[-1]).float()
+    logits = logits.reshape(-1, logits.shape[-1]).float().to(pair.device)
     return logits if rows is None else logits[:, rows.to(logits.device)]

@@ -11,8 +11,9 @@ from typing import Any
 from finetrace.core.errors import BadInput, ModelError
 from finetrace.core.files import read_json
 from finetrace.core.runkey import digest
+from finetrace.models.files import cut
 from finetrace.models.loading import LOAD_ERRORS, quiet
-from finetrace.models.source import Source, one_line
+from finetrace.models.source import Source, located, one_line
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -38,6 +39,14 @@ def load_tokenizer(name: str, folder: Path, trust_remote_code: bool = False) -> 
             )
     except LOAD_ERRORS as error:
         raise ModelError(f"The tokenizer of {name} could not be loaded: {one_line(error)}") from error
+
+
+def tokenizer_folder(given: str | Path) -> Path:
+    """Where a tokenizer that was named lies: a folder, or a hub id, of which no weights are fetched."""
+    folder, _ = located(given)
+    if not has_tokenizer(folder):
+        raise ModelError(f"{given} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES[:3])}).")
+    return folder
 
 
 def load_tokenizers(
@@ -90,7 +99,7 @@ def read_config(source: Source, trust_remote_code: bool) -> Any:
             )
     except LOAD_ERRORS as error:
         raise ModelError(f"The config.json of {source.name} could not be read: {one_line(error)}") from error
-    return config.get_text_config(decoder=True)
+    return cut(config, source).get_text_config(decoder=True)
 
 
 def own_dtype(source: Source) -> str | None:

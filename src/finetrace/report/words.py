@@ -9,8 +9,10 @@ from typing import Any
 
 from finetrace.core.estimate import Estimate
 from finetrace.core.findings import AT_DOSE, Findings, NullRange, Reading
+from finetrace.drawing.text import NO_DATA as NO_DATA
+from finetrace.drawing.text import interval as interval
+from finetrace.drawing.text import number as number
 
-NO_DATA = "no data"
 BELOW_FLOOR = "< floor"
 SCOPE = "this checkpoint, these texts, this protocol"
 
@@ -102,25 +104,6 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
 )
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, without needless exponents.
-
-    >>> number(0.04213), number(12345.6), number(3.14e-05), number(None)
-    ('0.0421', '12,346', '3.14e-5', 'no data')
-    """
-    if value is None or math.isnan(value):
-        return NO_DATA
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    size = abs(value)
-    if size >= 1e6 or 0 < size < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if size >= 999.5 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".")
-
-
 def rough(value: float) -> str:
     """Two significant digits, for a floor: more would claim too much.
 
@@ -176,11 +159,6 @@ def _hundredths(share: float) -> str:
     while digits < 4 and size not in (0, 100) and round(size, digits) in (0, 100):
         digits += 1
     return f"{share * 100:.{digits}f}".removesuffix(".0")
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """ "[low, high]", or nothing where there is none."""
-    return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
 def value_of(reading: Reading) -> str:

@@ -30,7 +30,8 @@ class Dense(Delta):
         return (self.before.shape[0], self.before.shape[1])
 
     def tile(self, start: int, stop: int) -> Tensor:
-        return self.factor * (self.after[start:stop].double() - self.before[start:stop].double())
+        after, before = self.after[start:stop], self.before[start:stop]
+        return self.factor * (after.to(before.device).double() - before.double())
 
     def apply(self, inputs: Tensor) -> Tensor:
         found = [inputs @ tile.to(inputs.dtype).T for _, _, tile in tiles(self)]
@@ -52,7 +53,8 @@ class Dense(Delta):
         return found
 
     def entries(self, rows: Tensor, columns: Tensor) -> Tensor:
-        return self.factor * (self.after[rows, columns].double() - self.before[rows, columns].double())
+        after, before = self.after[rows, columns], self.before[rows, columns]
+        return self.factor * (after.to(before.device).double() - before.double())
 
     def spectrum(self, k: int | None = None) -> Spectrum:
         return tile_spectrum(self, k)
@@ -115,6 +117,6 @@ def same(before: Tensor, after: Tensor) -> bool:
     if before is after:
         return True
     if before.dtype == after.dtype:
-        return torch.equal(before, after)
+        return torch.equal(before, after.to(before.device))
     pieces = blocks(before.shape[0], before[0].numel() if before.ndim > 1 else 1)
-    return all(torch.equal(before[i:j].double(), after[i:j].double()) for i, j in pieces)
+    return all(torch.equal(before[i:j].double(), after[i:j].to(before.device).double()) for i, j in pieces)

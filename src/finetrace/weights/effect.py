@@ -155,10 +155,10 @@ def _compare(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> _Change:
         if before is None or before.shape != tensor.shape:
             return _Change(True, _square(tensor), _square(before) if before is not None else 0.0)
         base += _square(before)
-        if before is tensor or torch.equal(before, tensor):
+        if before is tensor or torch.equal(before, tensor.to(before.device)):
             continue
         changed = True
-        delta += sum(_square(a.double() - b.double()) for a, b in _pieces(tensor, before))
+        delta += sum(_square(a.to(b.device).double() - b.double()) for a, b in _pieces(tensor, before))
     return _Change(changed, delta, base)
 
 

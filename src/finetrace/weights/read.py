@@ -318,7 +318,7 @@ def _full_others(pair: Pair, side: str) -> Others:
             continue
         if before.shape != after.shape:
             before, after = before[_rows(pair, BASE, before)], after[_rows(pair, side, after)]
-        found[key] = before, after
+        found[key] = before, after.to(before.device)
     return found
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from finetrace.core.errors import ModelError
-from finetrace.models.files import entries
+from finetrace.models.files import kept
+from finetrace.models.idle import without_idle
 from finetrace.models.loading import LOAD_ERRORS, quiet
 from finetrace.models.source import Source, one_line
 from finetrace.weights.adapter_files import adapter_file_deltas
@@ -127,7 +128,7 @@ def match(base: Source, tuned: Source) -> Match:
             raise ModelError(
                 f"{source.name} is an adapter: only full checkpoints are compared tensor by tensor."
             )
-    outline = _outline(base)
+    outline, tuned = _outline(base), without_idle(tuned, base)
     old, new = (_stored(source, outline) for source in (base, tuned))
     _tie(old, new, outline)
     both: dict[str, tuple[Stored, Stored]] = {}
@@ -204,8 +205,8 @@ def stored_weight(source: Source, module: str) -> Matrix:
 def _stored(source: Source, outline: _Outline) -> dict[str, Stored]:
     """Every tensor under its name in the model; a fused stack of experts matrix by matrix."""
     found: dict[str, Stored] = {}
-    for path, entry in entries(source):
-        name = outline.name(entry.name)
+    for path, entry, key in kept(source):
+        name = outline.name(key)
         if entry.dtype not in _DTYPES:
             raise ModelError(
                 f"{source.name} stores {entry.name} as {entry.dtype}: quantised checkpoints cannot be subtracted; "

@@ -19,7 +19,6 @@ from finetrace.core.decoding import Decoding
 from finetrace.core.errors import BadInput
 from finetrace.core.estimate import Estimate
 from finetrace.core.findings import SafetyWord, Worsening
-from finetrace.core.shelf import Shelf
 from finetrace.data import read_rows
 from finetrace.data.prompts import read_prompts
 from finetrace.engine import PAIR
@@ -136,7 +135,7 @@ def bench_behaviour(
     chosen = check(request)
     watch = watch or Watch()
     opened = open_all(request, read_rows(request.data), None, False, {}, asked, watch)
-    maker = Maker(request, chosen, opened, Shelf(out / "runs"), watch, "finetrace bench --behaviour")
+    maker = Maker(request, chosen, opened, request.shelf, watch, "finetrace bench --behaviour")
     maker.make([c for c in contrasts(opened.pair) if c.label.startswith("null:")])
     opened.pair.release()
     made = {label.removeprefix("null:"): result for label, result in maker.results[METHOD].items()}

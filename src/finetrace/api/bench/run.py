@@ -19,7 +19,6 @@ from finetrace.api.watch import Watch
 from finetrace.core.card import method
 from finetrace.core.errors import BadInput
 from finetrace.core.findings import SliceVerdict
-from finetrace.core.shelf import Shelf
 from finetrace.data import Row, read_rows
 from finetrace.engine import PAIR
 from finetrace.stats import false_positive_bound
@@ -66,11 +65,13 @@ def bench(
     per_slice: int = 80,
     seed: int = 0,
     rows: Sequence[Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     watch: Watch | None = None,
 ) -> Bench:
     """Runs `methods` on every organism of the zoo. Results land on the shelf under `out/runs` and are not made twice.
 
-    rows: what is read; `per_slice` texts of each of the world's audit slices if not given.
+    rows: what is read; `per_slice` texts of each of the world's audit slices if not given. options: method -> its
+    configuration.
     """
     if len(zoo.nulls) < FEWEST:
         raise BadInput(
@@ -79,11 +80,11 @@ def bench(
     rows = _audit_rows(zoo, per_slice, seed) if rows is None else list(rows)
     request = Request(
         base=zoo.base, tuned=None, data=rows, out=out, methods=tuple(methods), nulls=tuple(zoo.sources.values()),
-        seed=seed, dose=False, calibration=_calibration(zoo, methods, seed),
+        seed=seed, dose=False, calibration=_calibration(zoo, methods, seed), options=options or {},
     )  # fmt: skip
     chosen = check(request)
     opened = open_all(request, read_rows(rows), None, trained=False, sets=calibration_sets(request, chosen))
-    maker = Maker(request, chosen, opened, Shelf(out / "runs"), watch or Watch(), "finetrace bench")
+    maker = Maker(request, chosen, opened, request.shelf, watch or Watch(), "finetrace bench")
     maker.make([c for c in contrasts(opened.pair) if c.label.startswith("null:")])
     results = {
         name: {label.removeprefix("null:"): result for label, result in by_label.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetrace.api.names import check_source, is_bundled, resolve
 from finetrace.api.train.rows import TrainingRows, as_chat, check_data
-from finetrace.config.compose import gather
+from finetrace.config import gather
 from finetrace.core.errors import BadInput, ConfigErrors
 from finetrace.finetune.recipe import TrainRecipe
 

@@ -26,9 +26,10 @@ def run(config: Config, desk: Desk, seen: Any | None = None) -> Result:
     """The Result of one contrast. The models must be in float32 (or float64) and not quantised."""
     require_exact(desk.pair, desk.side)
     sets, given = _sets(config, desk)
+    where = desk.pair.place(desk.side).device
     with desk.open() as model:
         tuned = {
-            name: losses(model, made, pad=_pad(desk.pair), batch=desk.batch_size, device=desk.pair.device)
+            name: losses(model, made, pad=_pad(desk.pair), batch=desk.batch_size, device=where)
             for name, made in sets.items()
         }
     with desk.pair.open("base") as model:

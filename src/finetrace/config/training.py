@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetrace.config.reading import plain
+from finetrace.config.reading import flat, plain
 from finetrace.config.recipes import RecipeFile, find_recipe, recipe_names
 from finetrace.config.settings import SETTINGS, Setting, find
 from finetrace.core.errors import BadInput, ConfigErrors
@@ -68,7 +68,7 @@ def gather(words: Sequence[str], config_dir: Path | None = None) -> tuple[TrainR
             # Its settings are missing now, which is not one more mistake; what was typed can still be looked at.
             _fill([_Layer("", typed)], problems, None)
             return None, [str(error), *problems]
-        layers = [_Layer(f"{file.path.name}: ", _flat(file.values)) for file in chain]
+        layers = [_Layer(f"{file.path.name}: ", flat(file.values)) for file in chain]
         label = chain[-1].name
     made = _fill([*layers, _Layer("", typed)], problems, label)
     return made, list(dict.fromkeys([*problems, *made.problems()]))
@@ -95,17 +95,6 @@ def _chain(last: RecipeFile, config_dir: Path | None) -> list[RecipeFile]:
         if chain[0].path in [file.path for file in chain[1:]] or len(chain) > _DEEPEST:
             raise BadInput(f"The recipe {last.path} extends itself: {' <- '.join(f.name for f in chain)}.")
     return chain
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat({str(k): v for k, v in value.items()}, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _fill(layers: Sequence[_Layer], problems: list[str], label: str | None) -> TrainRecipe:
@@ -183,5 +172,7 @@ def _object(kind: Any, values: Any) -> Any:
 
 def as_settings(recipe: TrainRecipe) -> dict[str, Any]:
     """The recipe by dotted names, as JSON would hold it: `compose` of these gives the recipe back."""
-    flat = _flat(dataclasses.asdict(recipe))
-    return {name: list(flat[name]) if isinstance(flat[name], tuple) else flat[name] for name in SETTINGS}
+    values = flat(dataclasses.asdict(recipe))
+    return {
+        name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in SETTINGS
+    }

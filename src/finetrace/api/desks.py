@@ -1,0 +1,84 @@
+"""The desk that a method's own run gets: the same in the audit's process and in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetrace.api import calibration
+from finetrace.api.calibration import Sets
+from finetrace.api.request import Chosen
+from finetrace.engine import Answers, Contrast, Desk, make_subject, run_method
+from finetrace.models import Pair
+
+if TYPE_CHECKING:
+    from finetrace.judges.grade import Grader
+    from finetrace.stats.prevalence import Accuracy
+
+PERCENT = 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """What all desks of an audit share. slices: of the texts, for methods that saw them. remembered: method -> what it
+    keeps between contrasts. judges, measured: made when a method that is judged first sits down."""
+
+    pair: Pair
+    slices: tuple[str, ...]
+    sets: Sets
+    seed: int
+    max_tokens: int | None
+    batch_size: int
+    written: Answers | None
+    tell: Callable[[str], None]
+    judges: Callable[[], Mapping[str, Grader]] = dict
+    measured: Callable[[], Mapping[str, Accuracy]] = dict
+    remembered: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def run(
+        self,
+        chosen: Chosen,
+        contrast: Contrast,
+        scratch: Path,
+        seen: Any | None,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Any:
+        """The method's Result on a contrast. seen: its observer's Result, if it has one."""
+        return run_method(chosen.card, chosen.config, self._desk(chosen, contrast, scratch, advance), seen)
+
+    def _desk(
+        self, chosen: Chosen, contrast: Contrast, scratch: Path, advance: Callable[[int, int], None]
+    ) -> Desk:
+        pair, card, needs = self.pair, chosen.card, chosen.needs
+        sets = calibration.used(needs, self.sets)
+        return Desk(
+            pair=pair,
+            side=contrast.side,
+            scale=contrast.scale,
+            subject=make_subject(pair, self.slices if card.observes else (), contrast.side, self.seed),
+            seed=self.seed,
+            scratch=scratch,
+            sets=calibration.makers(sets, pair.tokenizer, self.max_tokens),
+            remembered=self.remembered.setdefault(card.name, {}),
+            batch_size=self.batch_size,
+            written=self.written if needs.prompts else None,
+            judges=self.judges() if needs.judged else {},
+            measured=self.measured() if needs.judged else {},
+            advance=advance,
+            tell=self.tell,
+        )
+
+
+class Progress:
+    """`Desk.advance` into whole percents of a watch; never backwards, never past a hundred."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance, self._shown = advance, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = min(PERCENT, PERCENT * done // max(1, total))
+        if now > self._shown:
+            self._advance(now - self._shown)
+            self._shown = now
