@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from finetrace.api import calibration
 from finetrace.api.calibration import Sets
 from finetrace.api.request import Chosen
-from finetrace.engine import Answers, Contrast, Desk, make_subject, run_method
+from finetrace.data import Corpus
+from finetrace.engine import Answers, Contrast, Desk, Shape, make_subject, run_method
 from finetrace.models import Pair
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PERCENT = 100
 @dataclass(frozen=True)
 class Table:
     """What all desks of an audit share. slices: of the texts, for methods that saw them. remembered: method -> what it
-    keeps between contrasts. judges, measured: made when a method that is judged first sits down."""
+    keeps between contrasts. corpus, shape: for methods that read the texts again. judges, measured: made when a method that is judged first sits down."""
 
     pair: Pair
     slices: tuple[str, ...]
@@ -36,6 +37,8 @@ class Table:
     judges: Callable[[], Mapping[str, Grader]] = dict
     measured: Callable[[], Mapping[str, Accuracy]] = dict
     remembered: dict[str, dict[str, Any]] = field(default_factory=dict)
+    corpus: Corpus | None = None
+    shape: Shape = field(default_factory=Shape)
 
     def run(
         self,
@@ -57,12 +60,16 @@ class Table:
             pair=pair,
             side=contrast.side,
             scale=contrast.scale,
-            subject=make_subject(pair, self.slices if card.observes else (), contrast.side, self.seed),
+            subject=make_subject(
+                pair, self.slices if card.observes or needs.steps else (), contrast.side, self.seed
+            ),
             seed=self.seed,
             scratch=scratch,
             sets=calibration.makers(sets, pair.tokenizer, self.max_tokens),
             remembered=self.remembered.setdefault(card.name, {}),
             batch_size=self.batch_size,
+            corpus=self.corpus if needs.steps else None,
+            shape=self.shape,
             written=self.written if needs.prompts else None,
             judges=self.judges() if needs.judged else {},
             measured=self.measured() if needs.judged else {},

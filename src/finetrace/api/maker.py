@@ -17,6 +17,7 @@ from finetrace.api.watch import Watch
 from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus
 from finetrace.engine import PAIR, Answers, Contrast, run_pass
+from finetrace.engine.desk import FILES
 from finetrace.models import Pair
 from finetrace.weights import Effect
 
@@ -135,10 +136,11 @@ class Maker:
         self._watch.end()
 
     def _goes_out(self, item: Item) -> bool:
-        """Whether workers make the result: not what asks a judge or a writer, of which there is one for all."""
+        """Whether workers make the result: not what asks a judge or a writer, of which there is one for all, nor what reads
+        the texts again, which leaves files."""
         needs, request = item.chosen.needs, self._request
         alone = (needs.judged and request.judges) or (needs.prompts and request.backend != "transformers")
-        return self._crew is not None and not alone
+        return self._crew is not None and not alone and not needs.steps
 
     def _spread_own(self, missing: Sequence[Item], seen: Mapping[tuple[str, str], Any]) -> None:
         """Own runs by workers, each saved as it comes. One that asks prompts on the pair is made before the others: what the
@@ -174,6 +176,8 @@ class Maker:
             seed=request.seed,
             max_tokens=request.max_tokens,
             batch_size=request.shape.batch_size,
+            corpus=opened.corpus,
+            shape=request.shape,
             written=opened.written,
             tell=self._watch.tell,
             judges=lambda: self._judges,
@@ -192,4 +196,4 @@ class Maker:
         manifest = describe.manifest(
             self._request, self._opened.pair, item, seconds=round(seconds, 3), command=self._command
         )
-        self._shelf.save(item.address, result, manifest)
+        self._shelf.save(item.address, result, manifest, self._shelf.scratch(item.address) / DESK / FILES)

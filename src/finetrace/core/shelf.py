@@ -90,8 +90,11 @@ class Shelf:
         """The folder of what is kept beside the runs and named by its own key, such as answers."""
         return (self.lent or self.root) / name
 
-    def save(self, address: Address, result: Any, manifest: dict[str, Any]) -> Path:
-        """Writes the result's files, then the manifest, and drops the run's journal."""
+    def save(
+        self, address: Address, result: Any, manifest: dict[str, Any], files_of: Path | None = None
+    ) -> Path:
+        """Writes the result's files, then the manifest, and drops the run's journal. files_of: a folder whose files are moved
+        to `files/` beside the result."""
         folder, encoded = self.path(address), encode(result)
         files = {
             "result.json": json.dumps(encoded.body, indent=1, ensure_ascii=False, allow_nan=False).encode()
@@ -104,14 +107,8 @@ class Shelf:
             files["tables.parquet"] = _to_parquet(encoded.tables)
         for name, data in files.items():
             write_bytes(folder / name, data)
-        write_json(
-            folder / "manifest.json",
-            {
-                **manifest,
-                "address": vars(address),
-                "files": {name: _sha256(data) for name, data in files.items()},
-            },
-        )
+        hashes = {name: _sha256(data) for name, data in files.items()} | _moved(files_of, folder)
+        write_json(folder / "manifest.json", {**manifest, "address": vars(address), "files": hashes})
         shutil.rmtree(self.scratch(address), ignore_errors=True)
         if self.lent is not None:
             _copy(self.root, self.lent, self._folder(address))
@@ -179,6 +176,20 @@ def figures(folder: Path) -> Figures:
         with safe_open(folder / "arrays.safetensors", framework="numpy") as opened:
             arrays = {name: opened.get_tensor(name) for name in opened.keys() if name.endswith("/replicates")}  # noqa: SIM118 - not a dict
     return decode(Figures, Encoded(body, arrays, {}))
+
+
+def _moved(source: Path | None, folder: Path) -> dict[str, str]:
+    """Moves a folder's files to `folder/files`; gives their names and hashes."""
+    hashes: dict[str, str] = {}
+    if source is None or not source.is_dir():
+        return hashes
+    for path in sorted(source.iterdir()):
+        place = folder / "files" / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
+        with place.open("rb") as stream:
+            hashes[f"files/{path.name}"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
 
 
 def _sha256(data: bytes) -> str:

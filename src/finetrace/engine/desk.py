@@ -27,6 +27,7 @@ from finetrace.stats.prevalence import Accuracy
 from finetrace.weights.delta import Delta
 
 T = TypeVar("T")
+FILES = "files"
 
 Judge = Callable[[Sequence[tuple[str, str]]], "list[str | None]"]
 """(request, answer) pairs to one verdict each, in order; None where a judge's reply could not be read."""
@@ -74,6 +75,14 @@ class Desk:
                 f"The calibration set '{name}' was not given; given: {', '.join(self.sets) or 'none'}."
             )
         return self.once(f"samples of {name}", self.sets[name])
+
+    @property
+    def files(self) -> Path:
+        """A folder for what is too large for a Result, such as a trained dictionary: made here, and moved beside the result
+        when that is saved. Each file is written whole, under a name of letters, digits, '.', '-' and '_'."""
+        folder = self.scratch / FILES
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def steps(self, layers: Sequence[int | float], *, shuffled: int | None = None) -> Iterator[Step]:
         """The texts, a batch at a time, with both sides' hidden states after each of `layers`; as often as it is called.

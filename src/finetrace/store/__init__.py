@@ -1,0 +1,1 @@
+"""Paired activations on disk, a buffer that shuffles them, and the examples on which something is largest."""
