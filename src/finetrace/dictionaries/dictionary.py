@@ -1,0 +1,230 @@
+"""A trained dictionary: how hidden states are read as few latents, and what each latent writes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from finetrace.core.errors import BadInput
+from finetrace.core.files import write_bytes
+
+__all__ = ["CODE_NORMS", "KINDS", "CodeNorm", "Dictionary", "Kind", "code_weights"]
+
+Kind = Literal["batch_topk", "relu"]
+CodeNorm = Literal["crosscoder", "sae", "mixed", "decoupled", "none"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+CODE_NORMS: tuple[CodeNorm, ...] = get_args(CodeNorm)
+SHARED, BASE_ONLY, TUNED_ONLY = 0, 1, 2
+
+_FORMAT = "finetrace dictionary 1"
+_AXES = {
+    "encoder": ("model", "d", "latent"),
+    "encoder_bias": ("latent",),
+    "decoder": ("model", "latent", "d"),
+    "decoder_bias": ("model", "d"),
+    "mean": ("model", "d"),
+    "scale": ("model",),
+    "owner": ("latent",),
+}
+_TAGGED, _NEAR = 0.1, 0.1
+
+
+def code_weights(decoder: Float[Tensor, "model latent d"], norm: CodeNorm) -> Float[Tensor, "side latent"]:
+    """What a code is multiplied by before codes are compared: `side` is 1, or the models for "decoupled".
+
+    crosscoder: the sum of the latent's decoder norms over the models; sae: the norm of all its decoders as one vector;
+    mixed: half of each; decoupled: each model's own norm; none: 1.
+    """
+    norms = decoder.norm(dim=2)
+    match norm:
+        case "crosscoder":
+            return norms.sum(0, keepdim=True)
+        case "sae":
+            return norms.norm(dim=0, keepdim=True)
+        case "mixed":
+            return 0.5 * (norms.sum(0, keepdim=True) + norms.norm(dim=0, keepdim=True))
+        case "decoupled":
+            return norms
+        case _:
+            return torch.ones_like(norms[:1])
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """An SAE (one model) or a crosscoder (base, tuned: in this order). Tensors are float32, contiguous, of one device.
+
+    A row is normalised, (x - mean) * scale, then pre = sum over models of normalised @ encoder + encoder_bias, a code is
+    max(pre, 0), and codes whose weighted value (see `code_weights`) is not above `threshold` are 0. What is decoded,
+    codes @ decoder + decoder_bias, is normalised too and is turned back by `decode`.
+
+    decoder: rows of norm 1 for an SAE, raw for a crosscoder. kind: how it was trained; "relu" has a threshold of 0.
+    owner: 0 for a latent that writes to every model, 1 base only, 2 tuned only (the Delta form's own latents).
+    "decoupled": a code is kept for each model by itself, so `decode` leaves it out of the models where it is too weak.
+    """
+
+    encoder: Float[Tensor, "model d latent"]
+    encoder_bias: Float[Tensor, " latent"]
+    decoder: Float[Tensor, "model latent d"]
+    decoder_bias: Float[Tensor, "model d"]
+    mean: Float[Tensor, "model d"]
+    scale: Float[Tensor, " model"]
+    owner: Int8[Tensor, " latent"]
+    threshold: float
+    kind: Kind
+    code_norm: CodeNorm = "none"
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise BadInput("This is not a dictionary: " + "; ".join(problems) + ".")
+
+    @property
+    def models(self) -> int:
+        return self.encoder.shape[0]
+
+    @property
+    def d(self) -> int:
+        return self.encoder.shape[1]
+
+    @property
+    def latents(self) -> int:
+        return self.encoder.shape[2]
+
+    def normalise(self, x: Float[Tensor, "row model d"]) -> Float[Tensor, "row model d"]:
+        self._check(x)
+        return (x.float() - self.mean) * self.scale[:, None]
+
+    def codes(self, x: Float[Tensor, "row model d"]) -> Float[Tensor, "row latent"]:
+        """How strongly each row holds each latent, 0 where it does not; the units are of the normalised space."""
+        z = self.normalise(x)
+        weights = code_weights(self.decoder, self.code_norm)
+        pre = torch.addmm(self.encoder_bias, z.flatten(1), self.encoder.flatten(0, 1))
+        return torch.where(pre * weights.amax(0) > self.threshold, pre, 0.0)
+
+    def decode(self, codes: Float[Tensor, "row latent"]) -> Float[Tensor, "row model d"]:
+        """The rows that codes stand for, in the space of the hidden states."""
+        if codes.ndim != 2 or codes.shape[1] != self.latents:
+            raise BadInput(
+                f"Codes of {self.latents} latents are [row, {self.latents}], not {[*codes.shape]}."
+            )
+        parts = [codes] * self.models
+        if self.code_norm == "decoupled":
+            weights = code_weights(self.decoder, self.code_norm)
+            parts = [torch.where(codes * own > self.threshold, codes, 0.0) for own in weights]
+        written = [part @ decoder for part, decoder in zip(parts, self.decoder, strict=True)]
+        return (torch.stack(written, 1) + self.decoder_bias) / self.scale[:, None] + self.mean
+
+    def reconstruct(self, x: Float[Tensor, "row model d"]) -> Float[Tensor, "row model d"]:
+        return self.decode(self.codes(x))
+
+    def directions(self) -> Float[Tensor, "model latent d"]:
+        """The decoder in the space of the hidden states: what a code of 1 adds to them."""
+        return self.decoder / self.scale[:, None, None]
+
+    def norm_difference(self) -> Float[Tensor, " latent"]:
+        """½(1 + (‖d_base‖ - ‖d_tuned‖) / max) of the normalised decoders: 0 tuned only, ½ shared, 1 base only.
+
+        NaN for a latent that writes nowhere. Needs two models.
+        """
+        if self.models != 2:
+            raise BadInput("Decoder norms are compared between two models: this dictionary is of one.")
+        base, tuned = self.decoder.norm(dim=2)
+        return 0.5 * (1 + (base - tuned) / torch.maximum(base, tuned))
+
+    def tags(self) -> list[str]:
+        """Per latent, by `norm_difference`: "tuned-only" below 0.1, "base-only" above 0.9, "shared" within 0.1 of 0.5, else
+        "other"."""
+        return [_tag(value) for value in self.norm_difference().tolist()]
+
+    def to(self, device: torch.device | str) -> Dictionary:
+        return replace(self, **{name: getattr(self, name).to(device) for name in _AXES})
+
+    def save(self, path: Path) -> None:
+        """One safetensors file: the tensors, and a JSON header with the rest and a hash of the tensors."""
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in _AXES}
+        header = {
+            "format": _FORMAT,
+            "threshold": self.threshold,
+            "kind": self.kind,
+            "code_norm": self.code_norm,
+            "hash": _hash(tensors),
+        }
+        write_bytes(path, save(tensors, {"dictionary": json.dumps(header, sort_keys=True)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Dictionary:
+        """Refuses what is not ours, was cut short, or has changed since it was written."""
+        try:
+            with safe_open(path, framework="pt") as opened:
+                header = json.loads((opened.metadata() or {}).get("dictionary", "{}"))
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        except FileNotFoundError:
+            raise BadInput(f"There is no dictionary at {path}.") from None
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise BadInput(f"{path} is cut short, corrupt or not a dictionary: {error}.") from None
+        if header.get("format") != _FORMAT:
+            raise BadInput(
+                f"{path} is not a dictionary of finetrace's ('{header.get('format')}', not '{_FORMAT}'): "
+                "other tools' files have to be imported."
+            )
+        if set(tensors) != set(_AXES) or header.get("hash") != _hash(tensors):
+            raise BadInput(f"{path} does not hold what was written to it: copy it again, or train it again.")
+        return cls(
+            **tensors, threshold=header["threshold"], kind=header["kind"], code_norm=header["code_norm"]
+        )
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 3 or tuple(x.shape[1:]) != (self.models, self.d):
+            raise BadInput(
+                f"This dictionary reads [row, {self.models}, {self.d}] (row, model, d), not {[*x.shape]}: is it of "
+                "another layer, another model, or of one model where two are given?"
+            )
+
+
+def _problems(found: Dictionary) -> Iterator[str]:
+    if found.encoder.ndim != 3:
+        yield f"the encoder is [model, d, latent], not {[*found.encoder.shape]}"
+        return
+    sizes = dict(zip(("model", "d", "latent"), found.encoder.shape, strict=True))
+    for name, axes in _AXES.items():
+        tensor, wanted = getattr(found, name), [sizes[axis] for axis in axes]
+        kind = torch.int8 if name == "owner" else torch.float32
+        if [*tensor.shape] != wanted or tensor.dtype != kind:
+            yield f"{name} is {[*tensor.shape]} {tensor.dtype}, not {wanted} {kind}"
+        elif kind == torch.float32 and not bool(torch.isfinite(tensor).all()):
+            yield f"{name} holds values that are not finite"
+    if sizes["model"] not in (1, 2):
+        yield f"it is of {sizes['model']} models, not 1 or 2"
+    if found.kind not in KINDS:
+        yield f"its kind is '{found.kind}', not one of {', '.join(KINDS)}"
+    if found.code_norm not in CODE_NORMS:
+        yield f"its code norm is '{found.code_norm}', not one of {', '.join(CODE_NORMS)}"
+    if not math.isfinite(found.threshold) or found.threshold < 0:
+        yield f"its threshold is {found.threshold}, not 0 or more"
+
+
+def _tag(value: float) -> str:
+    if value < _TAGGED:
+        return "tuned-only"
+    if value > 1 - _TAGGED:
+        return "base-only"
+    return "shared" if abs(value - 0.5) < _NEAR else "other"
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
