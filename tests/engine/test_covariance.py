@@ -50,7 +50,7 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 
 
 def test_equals_a_dense_decomposition_where_unshifted_float32_does_not() -> None:
-    x = rows(6000)
+    x = rows(6000, mean=500.0)
     exact = components(dense(x), D)
     found = components(seen(x).matrix(), D)
     assert len(found.values) == D
