@@ -222,7 +222,7 @@ def test_cka_is_one_for_a_rotation_and_none_for_a_constant() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1.0, 1e-9]))
+@given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1.0, 1e-9]))
 def test_principal_angles_agree_with_scipy(seed: int, k: int, l: int, apart: float) -> None:  # noqa: E741
     made = torch.Generator().manual_seed(seed)
     one = torch.randn(k, 7, generator=made, dtype=torch.float64)
