@@ -37,6 +37,7 @@ _AXES = {
     "scale": ("model",),
     "owner": ("latent",),
 }
+_THRESHOLDS = "thresholds"
 _TAGGED, _NEAR = 0.1, 0.1
 
 
@@ -71,6 +72,10 @@ class Dictionary:
     decoder: rows of norm 1 for an SAE, raw for a crosscoder. kind: how it was trained; "relu" has a threshold of 0.
     owner: 0 for a latent that writes to every model, 1 base only, 2 tuned only (the Delta form's own latents).
     "decoupled": a code is kept for each model by itself, so `decode` leaves it out of the models where it is too weak.
+
+    Ours have neither of the last two; what was trained elsewhere may, and its decoder's rows are as long as they were
+    there. thresholds: of each latent, in place of `threshold` (a JumpReLU SAE). row_limit: how many codes a row keeps at
+    most, the strongest (the k of a TopK SAE).
     """
 
     encoder: Float[Tensor, "model d latent"]
@@ -83,6 +88,8 @@ class Dictionary:
     threshold: float
     kind: Kind
     code_norm: CodeNorm = "none"
+    thresholds: Float[Tensor, " latent"] | None = None
+    row_limit: int | None = None
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -110,7 +117,12 @@ class Dictionary:
         z = self.normalise(x)
         weights = code_weights(self.decoder, self.code_norm)
         pre = torch.addmm(self.encoder_bias, z.flatten(1), self.encoder.flatten(0, 1))
-        return torch.where(pre * weights.amax(0) > self.threshold, pre, 0.0)
+        weighted = pre * weights.amax(0)
+        kept = weighted > (self.threshold if self.thresholds is None else self.thresholds)
+        if self.row_limit is not None and self.row_limit < self.latents:
+            strongest = weighted.topk(self.row_limit, dim=1, sorted=False).indices
+            kept &= torch.zeros_like(kept).scatter_(1, strongest, True)
+        return torch.where(kept, pre, 0.0)
 
     def decode(self, codes: Float[Tensor, "row latent"]) -> Float[Tensor, "row model d"]:
         """The rows that codes stand for, in the space of the hidden states."""
@@ -148,16 +160,17 @@ class Dictionary:
         return [_tag(value) for value in self.norm_difference().tolist()]
 
     def to(self, device: torch.device | str) -> Dictionary:
-        return replace(self, **{name: getattr(self, name).to(device) for name in _AXES})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def save(self, path: Path) -> None:
         """One safetensors file: the tensors, and a JSON header with the rest and a hash of the tensors."""
-        tensors = {name: getattr(self, name).cpu().contiguous() for name in _AXES}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
         header = {
             "format": _FORMAT,
             "threshold": self.threshold,
             "kind": self.kind,
             "code_norm": self.code_norm,
+            "row_limit": self.row_limit,
             "hash": _hash(tensors),
         }
         write_bytes(path, save(tensors, {"dictionary": json.dumps(header, sort_keys=True)}))
@@ -178,11 +191,14 @@ class Dictionary:
                 f"{path} is not a dictionary of finetrace's ('{header.get('format')}', not '{_FORMAT}'): "
                 "other tools' files have to be imported."
             )
-        if set(tensors) != set(_AXES) or header.get("hash") != _hash(tensors):
+        if {*tensors, _THRESHOLDS} != {*_AXES, _THRESHOLDS} or header.get("hash") != _hash(tensors):
             raise BadInput(f"{path} does not hold what was written to it: copy it again, or train it again.")
-        return cls(
-            **tensors, threshold=header["threshold"], kind=header["kind"], code_norm=header["code_norm"]
-        )
+        names = ("threshold", "kind", "code_norm", "row_limit")
+        return cls(**tensors, **{name: header[name] for name in names if name in header})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        own = {} if self.thresholds is None else {_THRESHOLDS: self.thresholds}
+        return {name: getattr(self, name) for name in _AXES} | own
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or tuple(x.shape[1:]) != (self.models, self.d):
@@ -212,6 +228,19 @@ def _problems(found: Dictionary) -> Iterator[str]:
         yield f"its code norm is '{found.code_norm}', not one of {', '.join(CODE_NORMS)}"
     if not math.isfinite(found.threshold) or found.threshold < 0:
         yield f"its threshold is {found.threshold}, not 0 or more"
+    if found.row_limit is not None and found.row_limit < 1:
+        yield f"a row keeps {found.row_limit} codes, not 1 or more"
+    if found.thresholds is not None:
+        yield from _threshold_problems(found, found.thresholds)
+
+
+def _threshold_problems(found: Dictionary, own: Float[Tensor, " latent"]) -> Iterator[str]:
+    if own.dtype != torch.float32 or [*own.shape] != [found.encoder.shape[2]]:
+        yield f"its thresholds are {[*own.shape]} {own.dtype}, not one of torch.float32 a latent"
+    elif not bool((torch.isfinite(own) & (own >= 0)).all()):
+        yield "its thresholds hold values that are not 0 or more"
+    if found.threshold or found.code_norm == "decoupled":
+        yield "it has thresholds of its latents, and another threshold or one of each model beside them"
 
 
 def _tag(value: float) -> str:
