@@ -273,13 +273,16 @@ def test_an_error_of_the_thread_is_raised_before_the_end(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(activations, "write", broken)
-    with (
-        pytest.raises(BadInput, match=r"Shard 0 .* cannot be written to .*Input/output error"),
-        ActivationsWriter(tmp_path, MADE_OF, LAYOUT) as writer,
-    ):
-        for index in range(100):
-            writer.cut(index)
-            assert index <= activations.QUEUE
+    writer = ActivationsWriter(tmp_path, MADE_OF, LAYOUT)
+    with pytest.raises(BadInput, match=r"Shard 0 .* cannot be written to .*Input/output error"), writer:
+        _cut_many(writer)
+
+
+def _cut_many(writer: ActivationsWriter) -> None:
+    """The queue holds a few shards, and then it waits for the first: its error comes no later."""
+    for index in range(activations.QUEUE + 1):
+        writer.cut(index)
+    pytest.fail("an error of the thread was not raised")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +28,7 @@ def _run(blocks, size, batch, seed=0, **options):
 def test_every_row_comes_once_however_the_stream_is_cut(cuts, batch, more, seed):
     n = sum(cuts)
     ends = [sum(cuts[:i]) for i in range(len(cuts) + 1)]
-    blocks = [list(range(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
+    blocks = [list(range(a, b)) for a, b in pairwise(ends)]
     found = _run(blocks, batch + more, batch, seed)
     rows = [row for one in found for row in one[:, 0].tolist()]
     assert sorted(rows) == list(range(n))

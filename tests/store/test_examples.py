@@ -33,6 +33,11 @@ def _offer(writer: ExamplesWriter, text: Text, *scores: float) -> None:
     writer.offer(text, np.array(scores), values)
 
 
+def _offer_two(writer: ExamplesWriter, first: float, second: float) -> None:
+    _offer(writer, _apart(1), first)
+    _offer(writer, _apart(2), second)
+
+
 def _gathered(path: Path, scores: list[float], k: int = 3, **options) -> Examples:
     with ExamplesWriter(path, ("kl",), k, **options) as writer:
         for i, score in enumerate(scores):
@@ -206,9 +211,8 @@ def test_a_reader_writes_nothing_and_a_writer_leaves_nothing_else(tmp_path):
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
     old = _gathered(tmp_path / "a.sqlite", [1.0]).path.read_bytes()
-    with pytest.raises(KeyError), ExamplesWriter(tmp_path / "a.sqlite", ("kl",), 3) as writer:
-        _offer(writer, _apart(1), 5.0)
-        raise KeyError
+    with pytest.raises(BadInput), ExamplesWriter(tmp_path / "a.sqlite", ("kl",), 3) as writer:
+        _offer_two(writer, 5.0, np.nan)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.sqlite", old)]
 
 
@@ -257,6 +261,23 @@ def test_files_of_something_else_are_not_merged(tmp_path):
         writer.merge(tmp_path / "a.sqlite")
 
 
+def test_a_damaged_file_is_not_merged_and_what_was_begun_is_not_finished(tmp_path):
+    other = _gathered(tmp_path / "a.sqlite", [float(i) for i in range(200)], 100).path
+    data = bytearray(other.read_bytes())
+    data[5 * 4096 :] = b"\xff" * (len(data) - 5 * 4096)
+    other.write_bytes(bytes(data))
+    writer = ExamplesWriter(tmp_path / "b.sqlite", ("kl",), 100)
+    with pytest.raises(BadInput, match=r"b\.sqlite was not written"), writer:
+        _goes_on_after_a_merge_that_fails(writer, other)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.sqlite"]
+
+
+def _goes_on_after_a_merge_that_fails(writer: ExamplesWriter, other: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.sqlite cannot be merged: .* Make it again"):
+        writer.merge(other)
+    _offer(writer, _apart(1), 1.0)
+
+
 def test_a_full_disk_is_said(tmp_path, monkeypatch):
     opened = examples_writer._opened
 
@@ -298,5 +319,5 @@ def test_what_cannot_be_an_example_is_refused(tmp_path, offer, said):
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(BadInput, match="There is no file of examples"):
         Examples(tmp_path / "a.sqlite")
-    with pytest.raises(BadInput, match="no group 'kll' in .*: it has kl"):
+    with pytest.raises(BadInput, match=r"no group 'kll' in .*: it has kl"):
         _gathered(tmp_path / "a.sqlite", [1.0]).best("kll")

@@ -113,7 +113,7 @@ class Examples:
         with self._connection() as db:
             check_file(db, path)
             self.about: dict[str, Any] = read_about(db)
-        self.k = int(self.about["k"])
+            self.k = int(self.about["k"])
 
     def groups(self) -> tuple[Group, ...]:
         query = (
@@ -171,7 +171,7 @@ class Examples:
             with closing(sqlite3.connect(read_only(self.path), uri=True)) as db:
                 db.execute("PRAGMA trusted_schema = OFF")
                 yield db
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"{self.path} is damaged or no file of examples: {error}. Make it again."
             ) from None

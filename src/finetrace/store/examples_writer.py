@@ -34,7 +34,7 @@ __all__ = ["ExamplesWriter"]
 
 RESERVE = 2
 """Each list keeps so many times what is asked for, so that enough is left once near-duplicates are folded."""
-_MOST_WAITING, _MOST_BYTES = 4096, 32 * 2**20
+_MOST_WAITING, _MOST_BYTES = 32768, 32 * 2**20
 _TOKEN_BYTES = 64  # about what a decoded token takes in memory
 
 _WORK = """
@@ -49,6 +49,11 @@ _EXAMPLE = """ON CONFLICT (grp, bin, uid) DO UPDATE SET priority = excluded.prio
     slice = excluded.slice, row = excluded.row, start = excluded.start, vals = excluded.vals
     WHERE (-excluded.score, excluded.slice, excluded.row, excluded.start, excluded.vals)
     < (-score, slice, row, start, vals)"""
+_MERGE_SEQUENCES = (
+    f"""INSERT INTO sequences SELECT uid, ids, tokens, text FROM other.sequences WHERE true {_SEQUENCE}"""
+)
+_MERGE_EXAMPLES = f"""INSERT INTO examples SELECT e.grp, e.bin, s.uid, iif(e.bin = ?, 0.0 - e.score, 0.0), e.score, e.slice,
+    e.row, e.start, e.vals FROM other.examples e JOIN other.sequences s ON s.id = e.sequence WHERE true {_EXAMPLE}"""
 _PRUNE = """DELETE FROM examples WHERE (grp, bin, uid) IN (SELECT grp, bin, uid FROM (SELECT grp, bin, uid,
     row_number() OVER (PARTITION BY grp, bin ORDER BY priority, uid) AS place FROM examples JOIN touched USING (grp, bin))
     WHERE place > ?)"""
@@ -102,6 +107,7 @@ class ExamplesWriter:
         self._texts: dict[bytes, Text] = {}
         self._waiting: list[tuple[Any, ...]] = []
         self._bytes = 0
+        self._whole = True
         self.written = 0
         """Examples that reached the disk so far, those that better ones drove out again among them."""
 
@@ -121,10 +127,13 @@ class ExamplesWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._stack:
-            if kind is None:
-                self._flush()
-                with self._on_disk():
-                    self._finish()
+            if kind is not None:
+                return
+            if not self._whole:
+                raise BadInput(f"{self.path} was not written: an error before this one left it incomplete.")
+            self._flush()
+            with self._on_disk():
+                self._finish()
 
     def offer(
         self,
@@ -163,23 +172,14 @@ class ExamplesWriter:
         if found:
             raise DataError(f"{path} holds examples of something else: {said(found)}.")
         self._flush()
-        with self._on_disk():
+        with self._on_disk(path):
             self._db.execute("ATTACH ? AS other", (read_only(path),))
-            try:
-                self._db.execute(
-                    "INSERT INTO sequences SELECT uid, ids, tokens, text FROM other.sequences WHERE true "
-                    + _SEQUENCE
-                )
-                self._db.execute(
-                    "INSERT INTO examples SELECT e.grp, e.bin, s.uid, iif(e.bin = ?, 0.0 - e.score, 0.0), e.score, e.slice, "
-                    "e.row, e.start, e.vals FROM other.examples e JOIN other.sequences s ON s.id = e.sequence WHERE true "
-                    + _EXAMPLE,
-                    (BEST,),
-                )
+            with self._together():
+                self._db.execute(_MERGE_SEQUENCES)
+                self._db.execute(_MERGE_EXAMPLES, (BEST,))
                 self._db.execute("INSERT INTO touched SELECT DISTINCT grp, bin FROM other.examples")
-            finally:
-                self._db.execute("DETACH other")
-            self._prune()
+                self._prune()
+            self._db.execute("DETACH other")
 
     def _keep(self, text: Text) -> None:
         if text.uid not in self._texts:
@@ -213,17 +213,13 @@ class ExamplesWriter:
 
     def _flush(self) -> None:
         """Puts what waits into the lists, drops what no longer has room, and learns the new limits."""
-        with self._on_disk():
-            self._db.executemany(
-                f"INSERT INTO sequences VALUES (?, ?, ?, ?) {_SEQUENCE}",
-                [_columns(text) for text in self._texts.values()],
-            )
-            self._db.executemany(
-                f"INSERT INTO examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) {_EXAMPLE}", self._waiting
-            )
-            self._db.executemany(
-                "INSERT OR IGNORE INTO touched VALUES (?, ?)", {row[:2] for row in self._waiting}
-            )
+        with self._on_disk(), self._together():
+            texts = [_columns(text) for text in self._texts.values()]
+            self._db.executemany(f"INSERT INTO sequences VALUES (?, ?, ?, ?) {_SEQUENCE}", texts)
+            places = ", ".join("?" * 9)
+            self._db.executemany(f"INSERT INTO examples VALUES ({places}) {_EXAMPLE}", self._waiting)
+            touched = {row[:2] for row in self._waiting}
+            self._db.executemany("INSERT OR IGNORE INTO touched VALUES (?, ?)", touched)
             self._prune()
         self.written += len(self._waiting)
         self._texts, self._waiting, self._bytes = {}, [], 0
@@ -253,16 +249,28 @@ class ExamplesWriter:
             db.executescript(_FILE)
 
     @contextmanager
-    def _on_disk(self) -> Iterator[None]:
-        """What SQLite says of the disk, as one line."""
+    def _together(self) -> Iterator[None]:
+        """One transaction: as quick as one change. It cannot be taken back, for there is no journal: an error in it is the
+        end of this writer."""
+        self._db.execute("BEGIN")
+        yield
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _on_disk(self, other: Path | None = None) -> Iterator[None]:
+        """What SQLite says of the disk, or of another file that is read, as one line. After it nothing is finished."""
         what = f"The file of examples {self.path.name}"
+        self._whole = False
         with writing(self.path.parent, 0, what):
             try:
                 yield
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                     raise no_room(self.path.parent, 0, what) from None
+                if other is not None:
+                    raise DataError(f"{other} cannot be merged: {error}. Make it again.") from None
                 raise BadInput(f"{what} cannot be written: {error}.") from None
+        self._whole = True
 
 
 def _opened(path: Path) -> sqlite3.Connection:
