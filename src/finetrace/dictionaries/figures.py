@@ -9,8 +9,18 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from finetrace.stats.bootstrap import FloatArray
+from finetrace.stats.signs import sign_symmetry
 
-__all__ = ["design_effect", "divided", "effective_size", "fieller", "jackknifed", "tango", "wilson"]
+__all__ = [
+    "design_effect",
+    "divided",
+    "effective_size",
+    "fieller",
+    "jackknifed",
+    "tango",
+    "two_sided",
+    "wilson",
+]
 
 Ends = tuple[FloatArray, FloatArray]
 
@@ -113,6 +123,12 @@ def jackknifed(numerator: FloatArray, denominator: FloatArray, level: float = 0.
     rest = np.square(numerator - value * denominator).sum(0)
     half = _t(m, level) * divided(np.sqrt(divided(m.astype(np.float64), m - 1) * rest), bottom)
     return value - half, value + half
+
+
+def two_sided(totals: NDArray[Any], squares: NDArray[Any]) -> FloatArray:
+    """p of "terms are as likely x as -x" either way, from their sums and sums of squares; 1 where all are 0. Not an
+    approximation, and at most about three times what the best test would say: `stats.signs.sign_symmetry`."""
+    return np.nan_to_num(np.minimum(1.0, 2 * sign_symmetry(np.abs(totals), squares)), nan=1.0)
 
 
 def _t(m: NDArray[np.int64], level: float) -> FloatArray:

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from finetrace.core.errors import BadInput
 from finetrace.dictionaries.dictionary import Dictionary, code_weights
-from finetrace.dictionaries.figures import divided, fieller, jackknifed
+from finetrace.dictionaries.figures import divided, fieller, jackknifed, two_sided
 from finetrace.dictionaries.reading import Tokens, inputs, portions
 from finetrace.stats.bootstrap import FloatArray
-from finetrace.stats.signs import sign_symmetry
 
 __all__ = ["FEWEST_GROUPS", "TARGETS", "Betas", "Scaling", "Target"]
 
@@ -258,12 +257,6 @@ def _compared(
         gap = tuned - base
         out[3] = np.where(enough, two_sided(gap.sum(0), np.square(gap).sum(0)), np.nan)
     return out
-
-
-def two_sided(totals: FloatArray, squares: FloatArray) -> FloatArray:
-    """p of "terms are as likely x as -x" either way, from their sums and sums of squares; 1 where all are 0. Not an
-    approximation, and at most about three times what the best test would say: `stats.signs.sign_symmetry`."""
-    return np.nan_to_num(np.minimum(1.0, 2 * sign_symmetry(np.abs(totals), squares)), nan=1.0)
 
 
 def _products(
