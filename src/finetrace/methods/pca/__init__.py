@@ -16,6 +16,9 @@ class Config:
     read: how many directions, the mean among them, are read as words and looked up in the texts. tokens: words of each end
     of a direction. passages: texts of each end. normalise: each token's change and states are divided by the norm of the
     base's state there, so that no token weighs more than another.
+
+    steer: the first so many directions are added to both models' states while they write on from a few of the texts; 0 for
+    none. strength: how far, as times the change's own size along the direction.
     """
 
     layers: tuple[float, ...] = (1.0, 0.5)
@@ -24,6 +27,8 @@ class Config:
     tokens: int = 12
     passages: int = 2
     normalise: bool = False
+    steer: int = 0
+    strength: float = 4.0
 
     def __post_init__(self) -> None:
         if not self.layers or not all(0.0 <= layer <= 1.0 for layer in self.layers):
@@ -36,6 +41,12 @@ class Config:
             raise BadInput(
                 f"pca.read is {self.read}; of a mean and {self.components} components, 1 to {self.components + 1} can "
                 "be read."
+            )
+        if self.steer < 0 or self.strength <= 0:
+            raise BadInput("pca needs steer >= 0 and strength > 0.")
+        if self.steer and self.normalise:
+            raise BadInput(
+                "pca.steer adds directions of the states themselves: not together with pca.normalise."
             )
 
 

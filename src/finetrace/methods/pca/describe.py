@@ -19,6 +19,7 @@ from finetrace.methods.pca.tables import (
     shares,
     slice_words,
     slices_table,
+    steered_table,
     tokens_table,
 )
 
@@ -56,6 +57,8 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
             blocks.append(nulls_table(nulls, at))
     blocks += [explained(result, nulls), overlaps(result, nulls), layers_table(result), slices_table(result)]
     blocks += [slice_words(result), apart_table(result), *passages(result)]
+    if len(result.steered):
+        blocks.append(steered_table(result))
     return Page("PCA of the change", _summary(result, nulls), tuple(blocks))
 
 

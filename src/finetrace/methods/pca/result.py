@@ -9,6 +9,8 @@ import numpy as np
 from finetrace.core.estimate import Estimate
 from finetrace.core.result import Columns
 
+STEERED = ("direction", "times", "slice", "row", "side", "prompt", "text")
+
 
 @dataclass(frozen=True)
 class Half:
@@ -84,7 +86,8 @@ class Result:
 
     passages: of the first layer. apart: place (first, template, rest), tokens, change and base: root mean squared norms
     at the first layer. unscored: slice -> kept positions whose states were not finite. normalised: by
-    the base's norm at each token.
+    the base's norm at each token. steered: what the models write on from a few texts: direction, times (of the change's size
+    along it; 0 for plain), slice, row, side, prompt, text.
     """
 
     numbers: dict[str, Estimate]
@@ -95,3 +98,4 @@ class Result:
     token_ids: np.ndarray
     unscored: dict[str, int]
     normalised: bool
+    steered: Columns

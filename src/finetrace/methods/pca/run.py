@@ -18,6 +18,7 @@ from finetrace.methods.pca.ends import Ends
 from finetrace.methods.pca.halves import UNITS, nothing, values
 from finetrace.methods.pca.places import REST, Seen, by_half, look
 from finetrace.methods.pca.result import Layer, Result
+from finetrace.methods.pca.steer import steered
 from finetrace.stats import ratio_replicates
 from finetrace.stats.intervals import mean_interval
 
@@ -56,6 +57,7 @@ def run(config: Config, desk: Desk, seen: Result) -> Result:
         numbers=estimates(table, np.ones(len(table["key"]), bool), desk.seed),
         slices={name: estimates(table, table["slice"] == i, desk.seed) for i, name in enumerate(names)},
         passages=ends.spelled(desk.subject),
+        steered=steered(config, desk, first),
     )
 
 

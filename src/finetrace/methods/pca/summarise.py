@@ -15,7 +15,7 @@ from finetrace.methods.pca import Config
 from finetrace.methods.pca.halves import Moments, across, half, moments, nothing
 from finetrace.methods.pca.places import PLACES, REST
 from finetrace.methods.pca.readout import Reader
-from finetrace.methods.pca.result import Layer, Result
+from finetrace.methods.pca.result import STEERED, Layer, Result
 from finetrace.methods.pca.sums import Sums
 
 
@@ -34,6 +34,7 @@ def summarise(config: Config, subject: Subject, sums: Mapping[int, Sums], lost: 
         token_ids=reader.token_ids,
         unscored={name: int(lost[i]) for i, name in enumerate(subject.slices)},
         normalised=config.normalise,
+        steered=Columns({name: [] for name in STEERED}),
     )
 
 

@@ -161,6 +161,28 @@ def apart_table(result: Result) -> Table:
     return Table("apart", "What is left out", ("place", "counted", "change", "base"), rows, note)
 
 
+def steered_table(result: Result) -> Table:
+    data = result.steered.data
+    rows: list[tuple[Cell, ...]] = [
+        (
+            called(int(data["direction"][i])) if float(data["times"][i]) else "none",
+            float(data["times"][i]),
+            str(data["side"][i]),
+            str(data["slice"][i]),
+            int(data["row"][i]),
+            str(data["prompt"][i]),
+            str(data["text"][i]),
+        )
+        for i in range(len(result.steered))
+    ]
+    columns = ("direction", "times", "side", "slice", "row", "prompt", "text")
+    note = (
+        f"Greedy, with the direction added after layer {result.layers[0].layer} at every token: times its own size (root mean "
+        "square along a component, the norm of the mean). It shows what a direction can do, not what the fine-tune does."
+    )
+    return Table("steered", "Written with a direction added", columns, tuple(rows), note)
+
+
 def _joined(words: Columns, **where: object) -> str:
     """The first few tokens of the rows that match."""
     data = words.data
