@@ -121,14 +121,13 @@ def test_the_words_of_the_seed_do_what_they_say(words: str, wanted: dict[str, An
         "pca",
         "sae_difference",
         "crosscoder",
-        "activation_analysis",
         "activation_oracle",
         "weight_amplification",
     ],
 )
 def test_a_method_that_is_not_built_yet_is_told_as_such(name: str):
     (problem,) = told(f"diffing/method={name}")
-    assert f"The method '{name}' is not built yet. There are: activation_difference_lens, " in problem
+    assert f"The method '{name}' is not built yet. There are: activation_analysis, " in problem
 
 
 # -- what is typed over files ------------------------------------------------------------------------------------------

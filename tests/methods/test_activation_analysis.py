@@ -393,6 +393,8 @@ def test_a_pair_that_moved_more_than_its_nulls_is_beyond_them(
     found = audited[0]
     assert found.change == "beyond-nulls"
     assert found["activation_analysis"].numbers["relative_norm"].floor < 1e-5
+    norms = (found["activation_analysis"].numbers[key] for key in ("base_norm", "tuned_norm"))
+    assert all(norm.floor is None for norm in norms), "a norm is no difference: it cannot be below the floor"
     results = found.results["activation_analysis"]
     nulls = [result for label, result in results.items() if label.startswith("null:")]
     page = describe(results["pair"], nulls)

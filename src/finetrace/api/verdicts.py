@@ -65,6 +65,8 @@ def readings(card: Method, results: Results, where: str | None, against: str) ->
     found = {}
     for key in pair.numbers if where is None else pair.slices[where]:
         reading = _reading(key, where, results, against)
+        if key in card.levels:
+            reading = replace(reading, floor=None)
         unread = Estimate(None, reading.estimate.unit, 0, 0)
         found[key] = replace(reading, estimate=unread) if key in hidden else reading
     return found

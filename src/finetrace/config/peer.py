@@ -14,7 +14,6 @@ from typing import Any
 __all__ = ["METHOD_MOVED", "MOVED", "NOT_BUILT", "Unused", "unused", "unused_option"]
 
 NOT_BUILT = (
-    "activation_analysis",
     "activation_oracle",
     "crosscoder",
     "pca",

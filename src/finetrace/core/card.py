@@ -84,7 +84,8 @@ class Method:
 
     primary: the key of the number that the change verdict is about; None for a method that gives no change verdict.
     margin: the ratio to the nulls that a change must exceed. verdict_on: the slices that the change verdict is about, where
-    others are parts of them; () for all. measures: the numbers that the safety and capability verdicts
+    others are parts of them; () for all. levels: numbers of each side and not of the difference: the noise floor does not
+    speak of them. measures: the numbers that the safety and capability verdicts
     are about. keys: every number that it reports and its unit, for those who list or check names without a result; () says
     nothing. home: the package it lives in, filled in when it is found.
     """
@@ -100,6 +101,7 @@ class Method:
     keys: tuple[tuple[str, str], ...] = ()
     papers: tuple[str, ...] = ()
     verdict_on: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
     home: str = ""
 
     def part(self, name: str) -> ModuleType:

@@ -45,6 +45,7 @@ METHOD = Method(
     primary="relative_norm",
     # A norm, where KL goes with the square of a change: the margin is the root of KL's.
     margin=1.41,
+    levels=("base_norm", "tuned_norm"),
     keys=(
         ("relative_norm", "of the base's norm"),
         ("difference_norm", "norm"),
