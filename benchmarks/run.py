@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run --case kl|pair|pass|methods|snip|generate|drift|drift-attention [--preset tiny|tinyworld|tinyllama-L2] [--rounds 5]`: one line of JSON.
+"""`python -m benchmarks.run --case kl|pair|pass|methods|snip|generate|drift|drift-attention|sae|crosscoder [--preset tiny|tinyworld|tinyllama-L2] [--rounds 5]`: one line of JSON.
 
 CPU time of one thread, arms interleaved, seeds fixed, the first call of each arm left out; peak memory of each arm in a
 process of its own. Ratios are the peer's time (in `methods`: that of `kl` alone) over the arm's in the same round: above
@@ -26,7 +26,18 @@ os.environ.update(
 
 import torch
 
-from benchmarks import drift_algebra, generation, kl, measure, methods, models, pair, passes, snip
+from benchmarks import (
+    dictionaries,
+    drift_algebra,
+    generation,
+    kl,
+    measure,
+    methods,
+    models,
+    pair,
+    passes,
+    snip,
+)
 from benchmarks.case import PRESETS, Case
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +46,13 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 _CASES = {"pair": pair, "pass": passes, "methods": methods, "snip": snip, "generate": generation}
 # These make their tensors themselves: no models on disk.
-_PLAIN = {"kl": kl.case, "drift": drift_algebra.case, "drift-attention": drift_algebra.attention_case}
+_PLAIN = {
+    "kl": kl.case,
+    "drift": drift_algebra.case,
+    "drift-attention": drift_algebra.attention_case,
+    "sae": dictionaries.sae_case,
+    "crosscoder": dictionaries.crosscoder_case,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

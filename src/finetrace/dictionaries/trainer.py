@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from finetrace.core.errors import DataError
+from finetrace.dictionaries.adam import Learnt
 from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.dictionaries.losses import Found, Loss, Parameters, loss_and_gradients
 from finetrace.dictionaries.settings import Training
@@ -16,7 +17,6 @@ from finetrace.dictionaries.start import Scale, owners, parameters
 
 __all__ = ["Progress", "Trainer"]
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
 _MEMORY = 0.99
 """Of the running mean of the smallest kept code: about the last hundred batches."""
 _GUESS = 0.9
@@ -46,11 +46,8 @@ class Trainer:
         device = scale.mean.device
         self.masters = parameters(training, self.models, self.d, scale.centre)
         product = getattr(torch, training.dtype)
-        # With products in float32 the masters are what is multiplied: no copy.
-        self.cast = Parameters(*(t.to(product) for t in self.masters.tensors()))
-        self.adam = torch.optim.Adam(
-            list(self.masters.tensors()), lr=training.peak_rate(), betas=_BETAS, eps=_EPS, fused=True
-        )
+        self.learnt = [Learnt.begin(tensor, product) for tensor in self.masters.tensors()]
+        self.cast = Parameters(*(one.cast for one in self.learnt))
         self.idle = torch.zeros(training.latents, dtype=torch.int64, device=device)
         self.step, self.rows, self.cut = 0, 0, 0.0
         self._mean_cut, self._weight = 0.0, 0.0
@@ -107,12 +104,9 @@ class Trainer:
         kept["centre"] = self.scale.centre
         kept["counts"] = torch.tensor([self.step, self.rows])
         kept["cuts"] = torch.tensor([self.cut, self._mean_cut, self._weight], dtype=torch.float64)
-        for name, tensor in zip(_NAMES, self.masters.tensors(), strict=True):
-            kept[name] = tensor
-            moments = self.adam.state[tensor]
-            for moment in ("exp_avg", "exp_avg_sq"):
-                kept[f"{name}.{moment}"] = moments.get(moment, torch.zeros_like(tensor))
-        return {name: tensor.detach().clone().cpu().contiguous() for name, tensor in kept.items()}
+        for name, one in zip(_NAMES, self.learnt, strict=True):
+            kept |= {name: one.weight, f"{name}.first": one.first, f"{name}.second": one.second}
+        return {name: tensor.clone().cpu().contiguous() for name, tensor in kept.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         device = self.idle.device
@@ -120,39 +114,18 @@ class Trainer:
         self.scale = Scale(*(state[name].to(device) for name in ("mean", "scale", "centre")))
         self.step, self.rows = state["counts"].tolist()
         self.cut, self._mean_cut, self._weight = state["cuts"].tolist()
-        for name, tensor in zip(_NAMES, self.masters.tensors(), strict=True):
-            tensor.copy_(state[name])
-            self.adam.state[tensor] = {
-                "step": torch.tensor(float(self.step), device=device),
-                **{m: state[f"{name}.{m}"].to(device) for m in ("exp_avg", "exp_avg_sq")},
-            }
-        self._cast()
+        for name, one in zip(_NAMES, self.learnt, strict=True):
+            one.weight.copy_(state[name])
+            one.first.copy_(state[f"{name}.first"])
+            one.second.copy_(state[f"{name}.second"])
+            one.cast.copy_(one.weight)
 
     def _move(self, gradients: Parameters, rate: float) -> None:
-        alone = self.models == 1
-        for tensor, gradient in zip(self.masters.tensors(), gradients.tensors(), strict=True):
-            tensor.grad = gradient.to(tensor.dtype)
-        slope = self.masters.decoder.grad
-        if slope is None:
-            raise RuntimeError("a step without a gradient")
-        if alone:
-            # What would change a row's length is taken out: the length is set back to 1 anyway, and Adam's moments
-            # would remember it.
-            along = torch.einsum("ij,ij->i", slope, self.masters.decoder)
-            slope.addcmul_(self.masters.decoder, along[:, None], value=-1)
         if each := self.training.exclusive_latents():
-            slope[-2 * each : -each, self.d :] = 0.0
-            slope[-each:, : self.d] = 0.0
-        self.adam.param_groups[0]["lr"] = rate
-        self.adam.step()
-        if alone:
-            self.masters.decoder.div_(self.masters.decoder.norm(dim=1, keepdim=True))
-        self._cast()
-
-    def _cast(self) -> None:
-        for own, master in zip(self.cast.tensors(), self.masters.tensors(), strict=True):
-            if own is not master:
-                own.copy_(master)
+            gradients.decoder[-2 * each : -each, self.d :] = 0.0
+            gradients.decoder[-each:, : self.d] = 0.0
+        for name, one, gradient in zip(_NAMES, self.learnt, gradients.tensors(), strict=True):
+            one.move(gradient, rate, self.step + 1, unit=name == "decoder" and self.models == 1)
 
     def _remember(self, found: Found, rows: int) -> None:
         self.rows += rows

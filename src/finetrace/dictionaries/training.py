@@ -262,8 +262,9 @@ def _recall(journal: Path, trainer: Trainer) -> _Run:
 
 
 def _progress(kept: dict[str, Any]) -> Progress:
-    loss = kept["loss"] | {"reconstruction": tuple(kept["loss"]["reconstruction"])}
-    return Progress(**(kept | {"loss": Loss(**loss)}))
+    loss = dict(kept.pop("loss"))
+    reconstruction = tuple(loss.pop("reconstruction"))
+    return Progress(**kept, loss=Loss(**loss, reconstruction=reconstruction))
 
 
 def _checked(kept: dict[str, Any]) -> Checked:
