@@ -113,7 +113,7 @@ def test_what_is_not_here_is_estimated_by_name_without_asking_for_it(tmp_path: P
     [
         (["organism=cake_bakee"], "Did you mean 'cake_bake'?"),
         (["organism=cake_bake,fda_approval"], "--multirun"),
-        (["diffing/method=pca"], "not built yet"),
+        (["diffing/method=weight_amplification"], "not built yet"),
         (["--cfg", "all"], "--cfg job"),
         (["organism=refusal_erosion", "data.id=none.jsonl", "judge_price=[1]"], "judge_price has 1 numbers"),
         (["organism=refusal_erosion", "data.id=none.jsonl", "judge_price=[1]"], "none.jsonl does not exist"),
