@@ -402,6 +402,7 @@ BAD: dict[str, tuple[tuple[Any, Weights], str]] = {
     "transposed": ((NEW, sae_weights() | {"W_enc": torch.ones(LATENTS, D)}), "W_enc is .6, 4.: 6 for d"),
     "NaN": ((NEW, sae_weights() | {"b_enc": torch.full((LATENTS,), float("nan"))}), "6 values that are not finite"),
     "whole numbers": ((NEW, sae_weights() | {"b_enc": torch.ones(LATENTS, dtype=torch.int64)}), "floating-point"),
+    "empty": ((NEW, {"W_enc": torch.ones(D, 0), "W_dec": torch.ones(0, D), "b_enc": torch.ones(0), "b_dec": torch.ones(D)}), "is empty"),
     "axes": ((NEW, sae_weights() | {"b_enc": torch.ones(LATENTS, 1)}), r"where \[latent\] belongs"),
     "factor": ((NEW, sae_weights(scaling_factor=torch.full((LATENTS,), 2.0))), "one of the two is wrong"),
     "a class": (trained("GatedAutoEncoder", {}), "dictionary_learning class.*GatedAutoEncoder"),
@@ -432,6 +433,7 @@ def test_folders_and_files_that_are_no_dictionary(tmp_path: Path):
         return str(raised.value)
 
     assert "neither dictionary.safetensors" in said(tmp_path)
+    assert "There is no file" in said(tmp_path / "dictionary.safetensors")
     (tmp_path / "ae.pt").write_bytes(b"\x80\x04.")
     for source in (tmp_path, tmp_path / "ae.pt"):
         assert "can run code" in said(source)
@@ -456,6 +458,17 @@ def test_folders_and_files_that_are_no_dictionary(tmp_path: Path):
     assert "at most 1,048,576" in said(inner)
     (tmp_path / "all" / "params.npz").write_bytes(b"")
     assert "Gemma Scope" in said(tmp_path / "all")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["[1]", "{", "[" * 100_000, '{"format": "finetrace dictionary 1"}', '{"format": "finetrace dictionary 1", "threshold": "0", "kind": "relu", "code_norm": "none"}'],
+)  # fmt: skip
+def test_a_file_of_ours_that_somebody_made_up_is_refused(tmp_path: Path, header: str):
+    tensors = {"encoder": torch.ones(1, D, LATENTS, dtype=torch.bfloat16)}
+    save_file(tensors, tmp_path / "dictionary.safetensors", {"dictionary": header})
+    with pytest.raises(BadInput, match=r"not a dictionary|what was written"):
+        load_dictionary(tmp_path)
 
 
 def test_a_hub_id_fetches_the_configuration_first_and_its_weights_only(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int8
@@ -38,6 +38,7 @@ _AXES = {
     "owner": ("latent",),
 }
 _THRESHOLDS = "thresholds"
+_HEADER: dict[str, Any] = {"threshold": int | float, "kind": str, "code_norm": str, "row_limit": int | None}
 _TAGGED, _NEAR = 0.1, 0.1
 
 
@@ -184,17 +185,18 @@ class Dictionary:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except FileNotFoundError:
             raise BadInput(f"There is no dictionary at {path}.") from None
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise BadInput(f"{path} is cut short, corrupt or not a dictionary: {error}.") from None
-        if header.get("format") != _FORMAT:
+        format_ = header.get("format") if isinstance(header, dict) else None
+        if format_ != _FORMAT:
             raise BadInput(
-                f"{path} is not a dictionary of finetrace's ('{header.get('format')}', not '{_FORMAT}'): "
+                f"{path} is not a dictionary of finetrace's ('{format_}', not '{_FORMAT}'): "
                 "other tools' files have to be imported."
             )
-        if {*tensors, _THRESHOLDS} != {*_AXES, _THRESHOLDS} or header.get("hash") != _hash(tensors):
+        told: dict[str, Any] = {name: header.get(name) for name in _HEADER}
+        if not _is_whole(tensors, told) or header.get("hash") != _hash(tensors):
             raise BadInput(f"{path} does not hold what was written to it: copy it again, or train it again.")
-        names = ("threshold", "kind", "code_norm", "row_limit")
-        return cls(**tensors, **{name: header[name] for name in names if name in header})
+        return cls(**tensors, **told)
 
     def _tensors(self) -> dict[str, Tensor]:
         own = {} if self.thresholds is None else {_THRESHOLDS: self.thresholds}
@@ -249,6 +251,13 @@ def _tag(value: float) -> str:
     if value > 1 - _TAGGED:
         return "base-only"
     return "shared" if abs(value - 0.5) < _NEAR else "other"
+
+
+def _is_whole(tensors: dict[str, Tensor], told: dict[str, Any]) -> bool:
+    """Whether a file has what one of ours has, by name and type."""
+    typed = all(isinstance(value, _HEADER[name]) for name, value in told.items())
+    kinds = {tensor.dtype for name, tensor in tensors.items() if name != "owner"}
+    return typed and {*tensors, _THRESHOLDS} == {*_AXES, _THRESHOLDS} and kinds == {torch.float32}
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

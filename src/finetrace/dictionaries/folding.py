@@ -76,11 +76,12 @@ def by_norm(
 ) -> Scaled:
     """Encoder, bias and decoder of the same reconstructions whose codes are multiplied by the norms of their decoder rows;
     the norms. least: what a shorter norm counts as."""
-    norms = decoder.double().norm(dim=1).clamp(min=least)
-    shrunk = decoder.double() / norms.clamp(min=1e-300)[:, None]
+    norms = torch.linalg.vector_norm(decoder, dim=1, dtype=torch.float64).clamp(min=least)
+    # In float32: what is folded may be as large as the machine.
+    shrunk = decoder / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None].float()
     return Scaled(
-        (encoder.double() * norms).float().contiguous(),
-        (bias.double() * norms).float(),
-        shrunk.float().contiguous(),
+        (encoder * norms.float()).contiguous(),
+        bias * norms.float(),
+        shrunk.contiguous(),
         norms.float(),
     )

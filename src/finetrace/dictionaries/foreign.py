@@ -87,7 +87,9 @@ def _problems(
         for axis, size in zip(names, tensor.shape, strict=True):
             if sizes.get(axis) is None:
                 sizes[axis] = size
-            if size != sizes[axis] or size == 0:
+            if size == 0:
+                yield f"{name} is {[*tensor.shape]}, which is empty"
+            elif size != sizes[axis]:
                 by = "as the configuration says" if said.get(axis) is not None else "as in the others"
                 yield f"{name} is {[*tensor.shape]}: {size} for {axis}, not {sizes[axis]} {by}"
         if tensor.dtype not in _FLOATS:

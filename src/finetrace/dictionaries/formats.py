@@ -74,6 +74,8 @@ def open_dictionary(
     if path.is_file():
         found = _file(path, name, scale, largest)
     else:
+        if path.suffix in (".safetensors", *_PICKLES) and not path.is_dir():
+            raise BadInput(f"There is no file {name}: check the path.")
         folder, revision = located(source, wanted=(*_CONFIGS, OWN))
         found = _folder(folder, name, revision, scale, largest)
     width = found.dictionary.d
