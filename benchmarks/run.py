@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run --case kl|pair|pass|methods|snip|generate|drift|drift-attention|sae|crosscoder [--preset tiny|tinyworld|tinyllama-L2] [--rounds 5]`: one line of JSON.
+"""`python -m benchmarks.run --case kl|pair|pass|methods|snip|generate|drift|drift-attention|sae|crosscoder|pca [--preset tiny|tinyworld|tinyllama-L2] [--rounds 5]`: one line of JSON.
 
 CPU time of one thread, arms interleaved, seeds fixed, the first call of each arm left out; peak memory of each arm in a
 process of its own. Ratios are the peer's time (in `methods`: that of `kl` alone) over the arm's in the same round: above
@@ -36,6 +36,7 @@ from benchmarks import (
     models,
     pair,
     passes,
+    pca,
     snip,
 )
 from benchmarks.case import PRESETS, Case
@@ -52,6 +53,7 @@ _PLAIN = {
     "drift-attention": drift_algebra.attention_case,
     "sae": dictionaries.sae_case,
     "crosscoder": dictionaries.crosscoder_case,
+    "pca": pca.case,
 }
 
 
