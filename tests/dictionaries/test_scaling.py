@@ -9,10 +9,13 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from finetrace.core.errors import BadInput
 from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.figures import fieller
+from finetrace.dictionaries.latents import Firings, latent_table, pick
 from finetrace.dictionaries.reading import Tokens, held_out, inputs
 from finetrace.dictionaries.scaling import TARGETS, Betas, Scaling
 from finetrace.stats import wilson
@@ -232,6 +235,44 @@ def test_the_errors_ratio_tells_shrinkage_from_a_latent_of_the_tuned_model_alone
     assert (found.p["error"][along][3:6] < 0.01).all()
     assert (found.p["error"][along][6:] > 0.01).all()
     assert (found.ratio_high["reconstruction"][along][3:6] < 0.3).all()
+
+
+def test_the_table_confirms_a_latent_of_the_tuned_model_alone_and_names_a_shrunk_one():
+    dictionary, rows = planted(0)
+    firings = Firings(dictionary, "both")
+    firings.see(rows)
+    table = latent_table(dictionary, firings, scaled(dictionary, "both", rows, fewest=20))
+    assert np.flatnonzero(np.asarray(table.data["confirmed"])).tolist() == [3, 4, 5]
+    assert np.flatnonzero(np.asarray(table.data["shrunk"])).tolist() == [6, 7, 8]
+    assert sorted(pick(table, 3).tolist()) == [3, 4, 5]
+    assert list(latent_table(dictionary, firings, scaled(dictionary, "both")).data) == list(table.data)
+    change = latent_table(made(1), Firings(made(1), "difference"), scaled(made(1), "difference"))
+    ratios = [name for name in change.data if name.startswith("ratio") and not name.endswith(("low", "high"))]
+    assert ratios == ["ratio_activation_less_bias"]
+    assert "beta_error_difference" in change.data
+
+
+def test_a_model_and_itself_hold_every_latent_alike():
+    base, _ = states()
+    found = scaled(replace(made(2), mean=torch.zeros(2, D), scale=torch.ones(2)), "both", read(base, base))
+    known = np.isfinite(found.ratio["activation"])
+    assert known.sum() > 8
+    for part in (found.ratio, found.ratio_low, found.ratio_high):
+        np.testing.assert_allclose(part["activation"][known], 1.0, atol=1e-6)
+    np.testing.assert_array_equal(found.p["activation"][:, found.tokens >= 5], 1.0)
+
+
+def test_the_ends_of_fiellers_interval_are_where_a_t_test_says_0():
+    rng = np.random.default_rng(0)
+    top, bottom = rng.normal(0.5, 1.0, (12, 40)), rng.normal(2.0, 1.0, (12, 40))
+    bottom[8:, 20:] = top[8:, 20:] = 0.0
+    for end in fieller(top, bottom):
+        known = np.isfinite(end)
+        assert known.sum() > 30
+        for j in np.flatnonzero(known):
+            groups = 12 if j < 20 else 8
+            rest = (top[:, j] - end[j] * bottom[:, j])[:groups]
+            assert stats.ttest_1samp(rest, 0.0)[1] == pytest.approx(0.05, abs=1e-6)
 
 
 def test_the_ratios_interval_holds_the_truth_as_often_as_it_says():

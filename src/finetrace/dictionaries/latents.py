@@ -30,6 +30,7 @@ HELD = 0.5
 """A tuned-only latent is confirmed where both ratios of betas (of the error, of the reconstruction) are surely below."""
 
 _SHOWN: tuple[Target, ...] = ("activation_less_bias", "reconstruction", "error")
+_ENDS = ("", "_low", "_high")
 # Vectors read through the heads at once: a large vocabulary makes each a megabyte.
 _READ = 32
 
@@ -162,21 +163,20 @@ def _norms(dictionary: Dictionary) -> dict[str, np.ndarray | list[str]]:
 
 
 def _scaled(betas: Betas) -> dict[str, np.ndarray | list[str]]:
+    """The same columns for every dictionary of a kind, whatever could be said of its latents."""
     data: dict[str, np.ndarray | list[str]] = {}
     for target in _SHOWN:
+        sides = betas.sides_of(target)
         for n, direction in enumerate(betas.directions):
             along = "" if direction == "own" else f"_along_{direction}"
-            for side in betas.sides:
-                ends = betas.at(target, side, direction)
-                for suffix, array in zip(("", "_low", "_high"), ends, strict=True):
+            for side in sides:
+                for suffix, array in zip(_ENDS, betas.at(target, side, direction), strict=True):
                     data[f"beta_{target}_{side}{along}{suffix}"] = array
-            for suffix, ratios in (
-                ("", betas.ratio),
-                ("_low", betas.ratio_low),
-                ("_high", betas.ratio_high),
-            ):
-                data[f"ratio_{target}{along}{suffix}"] = ratios[target][n]
-    return {name: array for name, array in data.items() if not np.isnan(np.asarray(array)).all()}
+            if "base" in sides:
+                ratios = (betas.ratio, betas.ratio_low, betas.ratio_high)
+                for suffix, ratio in zip(_ENDS, ratios, strict=True):
+                    data[f"ratio_{target}{along}{suffix}"] = ratio[target][n]
+    return data
 
 
 def _standing(data: dict[str, np.ndarray | list[str]], betas: Betas) -> dict[str, np.ndarray | list[str]]:

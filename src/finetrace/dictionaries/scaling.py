@@ -61,6 +61,12 @@ class Betas:
     tokens: NDArray[np.int64]
     groups: NDArray[np.int64]
 
+    def sides_of(self, target: Target) -> tuple[str, ...]:
+        """The sides that have such a target at all."""
+        if len(self.sides) == 3 and target in ("reconstruction", "error"):
+            return self.sides[2:]
+        return self.sides
+
     def at(self, target: Target, side: str, direction: str) -> tuple[FloatArray, FloatArray, FloatArray]:
         """beta and the ends of its interval, [latent] each."""
         place = (self.sides.index(side), self.directions.index(direction))
@@ -69,7 +75,7 @@ class Betas:
 
 class Scaling:
     """Sums over tokens, by group of texts: float64, counts int64; give it texts that the dictionary was not trained on
-    (`reading.held_out`). Memory: about 90 x groups x latents bytes for a crosscoder, whatever the number of tokens.
+    (`reading.held_out`). Memory: about 104 x groups x latents bytes for a crosscoder, whatever the number of tokens.
 
     Codes and targets are in the dictionary's normalised space, in which both models are of one size. Of a dictionary that
     reads differences, the states of base and tuned are multiplied by its scale, the codes are those of tuned - base, and
@@ -119,7 +125,8 @@ class Scaling:
         some, sums = self._dictionary, self._sums
         x = inputs(some, base, tuned, self._reads)
         z, codes = some.normalise(x), some.codes(x)
-        states = self._targets(base, tuned, z)
+        # Laid out alike, so that equal states give equal sums to the last bit: a model compared with itself differs in nothing.
+        states = [side.contiguous() for side in self._targets(base, tuned, z).unbind(1)]
         row, latent = codes.nonzero(as_tuple=True)
         value, place = codes[row, latent], (group[row] * some.latents + latent).cpu()
 
@@ -130,7 +137,7 @@ class Scaling:
         residual = [z[:, m] - part @ some.decoder[m] - some.decoder_bias[m] for m, part in enumerate(parts)]
         for n, decoder in enumerate(some.decoder):
             for into, rows in (
-                *zip(sums["activation"][:, n], states.unbind(1), strict=True),
+                *zip(sums["activation"][:, n], states, strict=True),
                 *zip(sums["residual"][:, n], residual, strict=True),
             ):
                 add(into, value * _products(rows, decoder, row, latent))
@@ -139,7 +146,7 @@ class Scaling:
         add(sums["code"], value)
         add(sums["square"], value * value)
         self._count.view(-1).index_add_(0, place, torch.ones_like(place))
-        self._states += states.double().sum(0).cpu()
+        self._states += torch.stack([side.double().sum(0) for side in states]).cpu()
         self._seen += len(base)
 
     def _targets(self, base: Tensor, tuned: Tensor, z: Tensor) -> Float[Tensor, "token side d"]:
