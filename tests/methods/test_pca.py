@@ -19,9 +19,10 @@ from finetrace.engine.covariance import principal_angles
 from finetrace.methods.pca import Config
 from finetrace.methods.pca.describe import describe
 from finetrace.methods.pca.observe import PCA, observer
+from finetrace.methods.pca.places import look
 from finetrace.methods.pca.ranking import top_tokens
 from finetrace.methods.pca.result import Result
-from finetrace.methods.pca.run import run
+from finetrace.methods.pca.run import Directions, run
 from finetrace.models import Vocabulary
 
 D, VOCAB, LENGTH = 16, 40, 12
@@ -283,6 +284,17 @@ def test_passages_are_the_texts_at_the_ends():
     assert {p.direction for p in result.passages} == {0, 1}
     assert len([block for block in describe(result).blocks if isinstance(block, Passage)]) == 4
     assert not found(steps(spiked), Config(layers=(1.0,), components=3, read=2, passages=0)).passages
+
+
+def test_values_along_a_direction_are_in_its_own_unit():
+    """Also where the mean change lies along a component: what is constant is no part of a component's values."""
+    given = steps(lambda base, seed: planted(base, seed) + 3.0 * head()[23])
+    layer = found(given).layers[0]
+    along = Directions(layer, 3)
+    values = torch.cat([along.along(one, look(one, 2, False))[:, 1:-1].reshape(-1, 3) for one in given])
+    assert values.mean(0).tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-3)
+    assert values[:, 1:].std(0, correction=0).tolist() == pytest.approx([1.0, 1.0], rel=1e-3)
+    assert bool(along.along(given[0], look(given[0], 2, False))[:, 0].isnan().all())
 
 
 def test_slices_have_their_own_figures_and_means():
