@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetrace.core.errors import BadInput, unknown
 from finetrace.dictionaries.dictionary import CodeNorm, Dictionary, code_weights
-from finetrace.dictionaries.folding import by_norm, folded, level
+from finetrace.dictionaries.folding import Folded, folded, level
 from finetrace.dictionaries.foreign import number, taken, whole
 
 __all__ = ["CONFIG", "CROSSCODER_WEIGHTS", "FORMAT", "WEIGHTS", "read", "site", "write"]
@@ -140,11 +140,10 @@ def _matryoshka(said: Config, found: Tensors, where: str) -> Dictionary:
 
 
 def _jump_relu(said: Config, found: Tensors, where: str) -> Dictionary:
-    """Its codes are multiplied by the norms of the decoder rows, which takes the thresholds along."""
+    """As in 0.1.0; the fork, and versions before, multiply its codes by the norms of the decoder rows."""
     got = taken(found, _MATRICES | {"threshold": ("latent",)}, where, _sizes(said, where))
-    encoder, bias, decoder, norms = by_norm(got["W_enc"], got["b_enc"], got["W_dec"])
-    own = got["threshold"].clamp(min=0) * norms
-    return _sae(encoder, bias, decoder, added=got["b_dec"], threshold=0.0, thresholds=own)
+    own = got["threshold"].clamp(min=0)
+    return _sae(got["W_enc"], got["b_enc"], got["W_dec"], added=got["b_dec"], threshold=0.0, thresholds=own)
 
 
 def _sae(
@@ -332,31 +331,46 @@ def write(
 def _sae_out(
     dictionary: Dictionary, about: Mapping[str, str], k: int | None
 ) -> tuple[dict[str, Any], Tensors]:
-    plain = folded(dictionary)
+    plain, limit = folded(dictionary), dictionary.row_limit
     threshold = level(plain.thresholds)
-    if threshold is None or (
-        dictionary.row_limit is not None and (threshold or dictionary.code_norm != "none")
-    ):
+    if limit is not None and (threshold != 0 or dictionary.code_norm != "none"):
         raise BadInput(
-            "dictionary_learning has no class for this SAE's thresholds that gives the same codes (its JumpReLU multiplies "
-            "codes by decoder norms): export it as saelens, or keep it in finetrace's format."
+            "dictionary_learning's TopK SAE has no thresholds and weighs no codes; this dictionary keeps "
+            f"{limit} codes a row and does one of them: keep it in finetrace's format."
         )
+    said: dict[str, Any] = {"activation_dim": dictionary.d, "dict_size": dictionary.latents}
+    if threshold is None:
+        said["dict_class"], tensors = "JumpReluAutoEncoder", _jump_relu_out(plain)
+        return {"trainer": said, "buffer": {}, "about": dict(about)}, tensors
     tensors = {
         "encoder.weight": plain.encoder.T.contiguous(),
         "encoder.bias": plain.bias,
         "decoder.weight": plain.decoder.T.contiguous(),
     }
-    said: dict[str, Any] = {"activation_dim": dictionary.d, "dict_size": dictionary.latents}
-    if dictionary.row_limit is None and threshold == 0:
+    if limit is None and threshold == 0:
         said["dict_class"] = "AutoEncoder"
         tensors["bias"] = plain.centre
     else:
-        limited = dictionary.row_limit is not None
-        said["dict_class"] = "AutoEncoderTopK" if limited else "BatchTopKSAE"
-        said["k"] = dictionary.row_limit if limited else _k(k)
+        said |= (
+            {"dict_class": "BatchTopKSAE", "k": _k(k)}
+            if limit is None
+            else {"dict_class": "AutoEncoderTopK", "k": limit}
+        )
         tensors |= {"b_dec": plain.centre, "k": torch.tensor(said["k"], dtype=torch.int32)}
-        tensors["threshold"] = torch.tensor(-1.0 if limited else threshold)
+        tensors["threshold"] = torch.tensor(threshold if limit is None else -1.0)
     return {"trainer": said, "buffer": {}, "about": dict(about)}, tensors
+
+
+def _jump_relu_out(plain: Folded) -> Tensors:
+    """Its class takes nothing from what it reads, so the centre goes into the encoder's bias."""
+    shifted = plain.bias.double() - plain.centre.double() @ plain.encoder.double()
+    return {
+        "W_enc": plain.encoder,
+        "b_enc": shifted.float(),
+        "W_dec": plain.decoder,
+        "b_dec": plain.centre,
+        "threshold": plain.thresholds,
+    }
 
 
 def _crosscoder_out(

@@ -65,7 +65,6 @@ class Scaled(NamedTuple):
     encoder: Float[Tensor, "d latent"]
     bias: Float[Tensor, " latent"]
     decoder: Float[Tensor, "latent d"]
-    norms: Float[Tensor, " latent"]
 
 
 def by_norm(
@@ -74,8 +73,8 @@ def by_norm(
     decoder: Float[Tensor, "latent d"],
     least: float = 0.0,
 ) -> Scaled:
-    """Encoder, bias and decoder of the same reconstructions whose codes are multiplied by the norms of their decoder rows;
-    the norms. least: what a shorter norm counts as."""
+    """The same reconstructions by codes that are multiplied by the norms of their decoder rows. least: what a shorter norm
+    counts as."""
     norms = torch.linalg.vector_norm(decoder, dim=1, dtype=torch.float64).clamp(min=least)
     # In float32: what is folded may be as large as the machine.
     shrunk = decoder / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None].float()
@@ -83,5 +82,4 @@ def by_norm(
         (encoder * norms.float()).contiguous(),
         bias * norms.float(),
         shrunk.contiguous(),
-        norms.float(),
     )

@@ -1,6 +1,6 @@
 """SAELens's folders: cfg.json and sae_weights.safetensors, read and written.
 
-Source: SAELens 6.49.2 (`sae_lens/saes/{sae,standard_sae,jumprelu_sae,topk_sae,batchtopk_sae}.py`, and
+Source: SAELens 6.54.12 (`sae_lens/saes/{sae,standard_sae,jumprelu_sae,topk_sae,batchtopk_sae}.py`, and
 `loading/pretrained_sae_loaders.py` for what configurations before 6.0 meant). W_enc [d_in, d_sae], b_enc [d_sae],
 W_dec [d_sae, d_in], b_dec [d_in], and threshold [d_sae] for a JumpReLU. A BatchTopK SAE is kept there as a JumpReLU.
 """
@@ -23,7 +23,7 @@ __all__ = ["CONFIG", "FORMAT", "VERSION", "WEIGHTS", "read", "site", "write"]
 
 FORMAT = "saelens"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-VERSION = "6.49.2"
+VERSION = "6.54.12"
 """The version whose layout is read and written."""
 
 _AXES = {"W_enc": ("d", "latent"), "b_enc": ("latent",), "W_dec": ("latent", "d"), "b_dec": ("d",)}
@@ -59,7 +59,7 @@ def read(config: Mapping[str, Any], found: dict[str, Tensor], where: str, scale:
     encoder, bias, decoder = tensors["W_enc"], tensors["b_enc"], tensors["W_dec"]
     decoder = decoder * _finetuned(cfg, tensors.get(_FACTOR), where)
     if architecture in ("topk", *_BATCH) and _flag(cfg, "rescale_acts_by_decoder_norm", False, where):
-        encoder, bias, decoder, _ = by_norm(encoder, bias, decoder, _SHORTEST)
+        encoder, bias, decoder = by_norm(encoder, bias, decoder, _SHORTEST)
     threshold, thresholds = _cuts(tensors)
     centred = _flag(cfg, "apply_b_dec_to_input", True, where)
     none = torch.zeros_like(tensors["b_dec"])
