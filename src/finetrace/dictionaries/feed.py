@@ -108,7 +108,12 @@ class Feed:
         """Batches of texts in the corpus's order with their tokens that count; of a part, only that part's tokens."""
         read = self._read() if self._kept is None else iter(self._kept)
         for step, found in read:
-            yield step, found if part is None else self._only(found, part)
+            yield step, found if part is None else self.only(found, part)
+
+    def only(self, found: Tokens, part: Part) -> Tokens:
+        """Those of a part's texts."""
+        held = self._held[found.rows]
+        return of_texts(found, held if part == "held out" else ~held)
 
     def training(self, batch: int) -> Callable[[int], Iterator[Float[Tensor, "row model d"]]]:
         """What `dictionaries.training.train` is given: an epoch's training rows, in another order every epoch."""
@@ -122,7 +127,7 @@ class Feed:
                     yield rows[some.to(rows.device)]
                 return
             blocks = (
-                stacked(self._only(found, "training"), self._reads) for _, found in self._read(shuffled=seed)
+                stacked(self.only(found, "training"), self._reads) for _, found in self._read(shuffled=seed)
             )
             size = max(batch, self._memory // (4 * self.models * self._desk.pair.d_model))
             yield from shuffled(blocks, size, batch, generator)
@@ -137,8 +142,8 @@ class Feed:
         for step, found in self._read():
             self.lost += found.lost
             for part, moments in self.moments.items():
-                moments.add(self._only(found, part))
-            rows = stacked(self._only(found, "held out"), self._reads)
+                moments.add(self.only(found, part))
+            rows = stacked(self.only(found, "held out"), self._reads)
             held.append(rows[-seen % stride :: stride])
             seen += len(rows)
             size += len(found)
@@ -154,10 +159,6 @@ class Feed:
         for step in self._desk.steps((self.layer,), shuffled=shuffled):
             counted = step if self._template else replace(step, keep=step.keep & (step.role != TEMPLATE))
             yield step, tokens(counted, self.layer)
-
-    def _only(self, found: Tokens, part: Part) -> Tokens:
-        held = self._held[found.rows]
-        return of_texts(found, held if part == "held out" else ~held)
 
     def _whole(self) -> Float[Tensor, "row model d"]:
         if self._in_memory is None:

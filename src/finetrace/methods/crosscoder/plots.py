@@ -1,0 +1,77 @@
+"""The page's figures: whose the latents are, what latent scaling says of them, and the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from finetrace.core.page import Figure, Histogram, Line, Scatter, Series
+from finetrace.methods.crosscoder.result import Result
+from finetrace.methods.crosscoder.tables import plain
+
+EDGES = tuple(float(edge) for edge in np.linspace(0, 1, 21))
+_SPAN = (-0.5, 2.0)
+_POINTS = 400
+
+
+def norms(result: Result, nulls: Sequence[Result]) -> Figure:
+    counts: list[tuple[str, tuple[float, ...]]] = []
+    for name, one in [("pair", result), *((f"null {i + 1}", null) for i, null in enumerate(nulls))]:
+        if one.fitted is None:
+            continue
+        values = np.asarray(one.latents.data["norm_difference"])[~np.asarray(one.latents.data["dead"])]
+        found = np.histogram(values[np.isfinite(values)], EDGES)[0]
+        counts.append((name, tuple((found / max(1, found.sum())).tolist())))
+    return Figure(
+        "norms",
+        "Whose the latents are",
+        Histogram(EDGES, tuple(counts)),
+        "decoder norm difference: 0 tuned only, 0.5 shared, 1 base only",
+        "share of the latents that fire",
+        "Latents of one model by design stand at the ends. Of the others, a hump at the left end that the nulls have too is how "
+        "crosscoders train, not what was trained in.",
+    )
+
+
+def scaling(result: Result) -> Figure:
+    data = result.latents.data
+    error, other = (np.asarray(data[f"ratio_{name}_along_tuned"]) for name in ("error", "reconstruction"))
+    tags, energy = np.asarray(data["tag"]), np.nan_to_num(np.asarray(data["energy"]))
+    known = np.isfinite(error) & np.isfinite(other)
+    series = []
+    for tag in ("tuned-only", "shared", "other", "base-only"):
+        chosen = np.flatnonzero(known & (tags == tag))
+        chosen = chosen[np.argsort(-energy[chosen], kind="stable")][:_POINTS]
+        x, y = (np.clip(values[chosen], *_SPAN).tolist() for values in (error, other))
+        if x:
+            series.append(Series(tag, tuple(x), tuple(y)))
+    return Figure(
+        "scaling",
+        "Does the base hold it too?",
+        Scatter(tuple(series)),
+        "nu of the error",
+        "nu of the reconstruction",
+        "Held-out texts; at most 400 latents of a tag, by energy; beyond -0.5 and 2 they are drawn at the edge. Near (0, 0): the "
+        "tuned model alone holds it. Far to the right: the dictionary left it out of the base, which holds it (shrinkage). Far up: "
+        "the base holds it by way of other latents (decoupling). Latents whose ratio has no interval are not drawn.",
+    )
+
+
+def learning(result: Result) -> Figure:
+    series: tuple[Series, ...] = ()
+    if result.fitted is not None:
+        data = result.fitted.checked.data
+        x = tuple(float(step) for step in data["step"])
+        series = tuple(
+            Series(label, x, tuple(plain(float(value)) for value in data[name]))
+            for name, label in (("base", "base"), ("tuned", "tuned"), ("difference", "tuned less base"))
+        )
+    return Figure(
+        "learning",
+        "Training",
+        Line(series),
+        "step",
+        "unexplained share of variance",
+        "Held-out tokens. Still falling at the end: more steps. Rising: more texts, or fewer latents.",
+    )
