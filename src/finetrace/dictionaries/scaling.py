@@ -100,12 +100,10 @@ class Scaling:
             "code": (),
             "square": (),
         }
-        self._sums = {
-            name: torch.zeros(*axes, groups, latents, dtype=torch.float64) for name, axes in shape.items()
-        }
-        self._count = torch.zeros(groups, latents, dtype=torch.int64)
-        self._states = torch.zeros(2, dictionary.d, dtype=torch.float64)
-        self._shift: Tensor | None = None
+        self._sums = {name: np.zeros((*axes, groups, latents)) for name, axes in shape.items()}
+        self._count = np.zeros((groups, latents), np.int64)
+        self._states = np.zeros((2, dictionary.d))
+        self._shift: FloatArray | None = None
         self._seen = 0
 
     @property
@@ -130,8 +128,8 @@ class Scaling:
         row, latent = codes.nonzero(as_tuple=True)
         value, place = codes[row, latent], (group[row] * some.latents + latent).cpu()
 
-        def add(total: Tensor, amounts: Tensor) -> None:
-            total.view(-1).index_add_(0, place, amounts.double().cpu())
+        def add(total: FloatArray, amounts: Tensor) -> None:
+            torch.from_numpy(total).view(-1).index_add_(0, place, amounts.double().cpu())
 
         parts = self._parts(codes)
         residual = [z[:, m] - part @ some.decoder[m] - some.decoder_bias[m] for m, part in enumerate(parts)]
@@ -145,8 +143,8 @@ class Scaling:
             add(into, value * part[row, latent])
         add(sums["code"], value)
         add(sums["square"], value * value)
-        self._count.view(-1).index_add_(0, place, torch.ones_like(place))
-        self._states += torch.stack([side.double().sum(0) for side in states]).cpu()
+        torch.from_numpy(self._count).view(-1).index_add_(0, place, torch.ones_like(place))
+        self._states += np.stack([side.double().sum(0).cpu().numpy() for side in states])
         self._seen += len(base)
 
     def _targets(self, base: Tensor, tuned: Tensor, z: Tensor) -> Float[Tensor, "token side d"]:
@@ -155,8 +153,8 @@ class Scaling:
             return z
         states = torch.stack([base, tuned], 1) * self._dictionary.scale[0]
         if self._shift is None:
-            self._shift = states.mean(0).cpu()
-        return states - self._shift.to(states.device)
+            self._shift = states.mean(0).double().cpu().numpy()
+        return states - torch.from_numpy(self._shift).to(states)
 
     def _parts(self, codes: Float[Tensor, "token latent"]) -> list[Tensor]:
         """What each model decodes: with decoupled norms a code can be too weak for one of them."""
@@ -172,28 +170,20 @@ class Scaling:
         states, activation = later._states, later._sums["activation"]
         if ours is None:
             self._shift = theirs
-        elif theirs is not None and not torch.equal(ours, theirs):
-            moved = (theirs.double() - ours.double()).cpu()
-            states = states + later._seen * moved
-            decoder = self._dictionary.decoder.double().cpu()
-            along = torch.einsum("sd,nld->snl", moved, decoder)
-            activation = activation + along[:, :, None] * later._sums["code"]
+        elif theirs is not None and not np.array_equal(ours, theirs):
+            states = states + later._seen * (theirs - ours)
+            activation = activation + later._along(theirs - ours)
         for name, total in self._sums.items():
             total += activation if name == "activation" else later._sums[name]
         self._count += later._count
-        self._states = self._states + states
+        self._states += states
         self._seen += later._seen
 
     def targets(self) -> dict[Target, FloatArray]:
         """sum f <y, d> by target, [side, direction, group, latent]; NaN where a side has no such target."""
         some = self._dictionary
         decoder, bias = some.decoder.double().cpu().numpy(), some.decoder_bias.double().cpu().numpy()
-        sums = {name: total.numpy() for name, total in self._sums.items()}
-
-        def along(vectors: NDArray[np.float64]) -> FloatArray:
-            """sum f <v, d> for v [side, d]."""
-            return np.einsum("sd,nld->snl", vectors, decoder)[:, :, None] * sums["code"]
-
+        sums, along = self._sums, self._along
         gram = np.einsum("mld,nld->mnl", decoder, decoder)[:, :, None]
         error = sums["residual"] + gram * sums["written"][:, None]
         if self._reads == "both":
@@ -204,8 +194,8 @@ class Scaling:
                 "reconstruction": whole - sums["residual"],
                 "error": error,
             }
-        shift = np.zeros_like(self._states.numpy()) if self._shift is None else self._shift.double().numpy()
-        mean = self._states.numpy() / max(1, self._seen)
+        shift = np.zeros_like(self._states) if self._shift is None else self._shift
+        mean = self._states / max(1, self._seen)
         change = sums["activation"][1:] - sums["activation"][:1]
         own = (some.mean * some.scale[:, None]).double().cpu().numpy()
         change = change + along(shift[1:] - shift[:1] - own)
@@ -217,14 +207,19 @@ class Scaling:
             "error": np.concatenate([nothing, error]),
         }
 
+    def _along(self, vectors: Float[np.ndarray, "side d"]) -> FloatArray:
+        """sum f <v, d> for each of the vectors, [side, direction, group, latent]."""
+        decoder = self._dictionary.decoder.double().cpu().numpy()
+        return np.einsum("sd,nld->snl", vectors, decoder)[:, :, None] * self._sums["code"]
+
     def weights(self) -> FloatArray:
         """sum f^2 |d|^2, [direction, group, latent]: a beta is the target's sum over this."""
         norms = self._dictionary.decoder.double().cpu().square().sum(2).numpy()
-        return norms[:, None] * self._sums["square"].numpy()
+        return norms[:, None] * self._sums["square"]
 
     def betas(self, *, fewest: int = 20) -> Betas:
         """fewest: active tokens below which nothing is said about a latent."""
-        count = self._count.numpy()
+        count = self._count
         tokens, groups = count.sum(0), (count > 0).sum(0)
         enough = (tokens >= fewest) & (groups >= FEWEST_GROUPS)
         whole, found = self.weights(), self.targets()
