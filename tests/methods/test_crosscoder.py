@@ -1,0 +1,254 @@
+"""crosscoder on planted states: what only the tuned model has is tagged and confirmed, and equal models have nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.dictionaries.planted import FEATURES, D, Planted, planted
+from torch import Tensor
+
+from finetrace.core.errors import BadInput
+from finetrace.core.page import Figure, Number, Page, Passage, Table, Warning
+from finetrace.core.result import decode, encode
+from finetrace.data.roles import TEXT
+from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.reading import Tokens
+from finetrace.engine import Step
+from finetrace.methods.crosscoder import KEYS, Config
+from finetrace.methods.crosscoder.describe import describe
+from finetrace.methods.crosscoder.figures import Sums
+from finetrace.methods.crosscoder.ranking import top_tokens
+from finetrace.methods.crosscoder.result import FEW, IDENTICAL, Result
+from finetrace.methods.crosscoder.run import DICTIONARY, run
+
+LENGTH, VOCAB = 18, FEATURES
+CONFIG = Config(latents=96, k=4, batch=512, steps=500, lr=0.005, shown=12, keep=True)
+
+
+def desk(states: Tensor, truth: Planted, folder: Path, told: list[str] | None = None) -> Any:
+    """A desk whose texts have these states, [row, model, d]: a first token of none of them, then LENGTH tokens each. The
+    head's token i is what feature i says."""
+    texts = len(states) // LENGTH
+    body = states[: texts * LENGTH].reshape(texts, LENGTH, 2, D)
+    # The first token's state is an outlier, the last has no next token.
+    held = torch.cat([torch.full((texts, 1, 2, D), 100.0), body, body[:, :1]], 1)
+    ids = torch.randint(0, VOCAB, held.shape[:2], generator=torch.Generator().manual_seed(1))
+    keys = np.random.default_rng(0).integers(0, 2**63, texts).astype(np.uint64)
+
+    def steps(layers: Sequence[float], *, shuffled: int | None = None) -> Iterator[Step]:
+        del layers, shuffled
+        for rows in torch.arange(texts).split(50):
+            some, keep = held[rows], torch.ones(len(rows), LENGTH + 2, dtype=torch.bool)
+            keep[:, -1] = False
+            yield Step(
+                row=rows, key=keys[rows.numpy()], slice=rows % 2, ids=ids[rows], keep=keep,
+                role=torch.full(keep.shape, TEXT), position=torch.arange(LENGTH + 2).expand(keep.shape),
+                next_id=ids[rows], hidden=lambda layer, some=some: (some[:, :, 0], some[:, :, 1]),
+            )  # fmt: skip
+
+    def lens(vectors: Tensor, direction: bool = True) -> tuple[Tensor, Tensor]:
+        assert direction
+        read = vectors.float() @ truth.directions.T
+        return read, read
+
+    words = SimpleNamespace(
+        special=np.zeros(VOCAB, bool), dead=np.zeros(VOCAB, bool), ids=np.arange(VOCAB),
+        texts=[f"f{i}" for i in range(VOCAB)],
+    )  # fmt: skip
+    corpus = SimpleNamespace(
+        tokens=[SimpleNamespace(ids=row.numpy(), scored=LENGTH + 1) for row in ids], slices=("even", "odd")
+    )
+    return SimpleNamespace(
+        corpus=corpus, pair=SimpleNamespace(n_layers=4, d_model=D), steps=steps, seed=0,
+        subject=SimpleNamespace(
+            slices=("even", "odd"), n_layers=4, d_model=D, lens=lens, vocabulary=words,
+            spell=lambda ids: tuple(f"f{i}" for i in ids),
+        ),
+        generator=lambda *salt: np.random.default_rng(len(salt)), scratch=folder, files=folder,
+        advance=lambda done, total: None, tell=(told if told is not None else []).append,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def truth() -> Planted:
+    return planted(2, 7200, rarer=0.3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("crosscoder")
+
+
+@pytest.fixture(scope="module")
+def found(truth: Planted, folder: Path) -> Result:
+    return run(CONFIG, desk(truth.rows, truth, folder))
+
+
+@pytest.fixture(scope="module")
+def null(truth: Planted, folder: Path) -> Result:
+    """A harmless fine-tune: the base's states a little larger."""
+    rows = torch.stack([truth.rows[:, 0], 1.05 * truth.rows[:, 0]], 1)
+    made = desk(rows, truth, folder / "null")
+    return run(Config(latents=96, k=4, batch=512, steps=60, lr=0.005), made)
+
+
+def named(result: Result, latent: int) -> list[int]:
+    """What the latent promotes most, through the base's head."""
+    columns = (result.words.data[name] for name in ("token_id", "latent", "head", "sign", "rank"))
+    return [
+        int(token)
+        for token, of, head, sign, rank in zip(*columns, strict=True)
+        if (of, head, sign, rank) == (latent, "base", "promoted", 1)
+    ]
+
+
+def blocks(page: Page, kind: type) -> dict[str, Any]:
+    return {block.key: block for block in page.blocks if isinstance(block, kind)}
+
+
+def test_what_only_the_tuned_model_has_is_confirmed_and_named(found: Result, truth: Planted):
+    wanted = {i for i, owner in enumerate(truth.truth) if owner == "tuned-only"}
+    confirmed = np.flatnonzero(np.asarray(found.latents.data["confirmed"]))
+    said = {token for latent in confirmed for token in named(found, int(latent))}
+    assert said <= wanted
+    assert len(said) >= 0.6 * len(wanted)
+    assert found.tags["confirmed"] == len(confirmed) >= 6
+    assert found.tags["shared"] > 40
+    assert set(confirmed) <= set(found.shown.tolist()), "the ones worth showing come first"
+    assert len(wanted & set(top_tokens(found, "", 12))) >= 8
+
+
+def test_figures_are_of_what_is_there(found: Result, truth: Planted):
+    values = {key: one.value for key, one in found.numbers.items()}
+    change = truth.rows[:, 1] - truth.rows[:, 0]
+    base = truth.rows[:, 0] - truth.rows[:, 0].mean(0)
+    whole = float(change.square().sum() / base.square().sum())
+    assert whole * 0.8 < values["explained_change"] < whole * 1.2
+    assert values["explained_share"] > 0.9
+    assert values["latents_share"] > 0.9
+    assert values["base_share"] > 0.85
+    assert 0.01 < values["tuned_only_share"] < 0.2
+    assert values["codes_per_token"] == pytest.approx(4, abs=1)
+    assert list(found.numbers) == [key for key, _ in KEYS]
+    for key, one in found.numbers.items():
+        assert one.n == found.held == sum(found.slices[name][key].n for name in ("even", "odd"))
+        assert one.low is not None
+        assert one.low <= one.value <= one.high
+        assert one.replicates is not None
+    assert found.rows + found.held == 7200
+
+
+def test_more_of_the_same_is_shared(null: Result, found: Result):
+    """A base whose features are all a little stronger has nothing of its own."""
+    assert null.tags["confirmed"] == 0
+    assert null.numbers["tuned_only_share"].value == 0
+    assert 0 < null.numbers["explained_change"].value < 0.1 * found.numbers["explained_change"].value
+
+
+def test_equal_models_are_not_trained_on(truth: Planted, folder: Path):
+    rows = torch.stack([truth.rows[:1800, 0]] * 2, 1)
+    for some in (rows, rows * (1 + 1e-8 * torch.randn(rows.shape, dtype=torch.float64)).float()):
+        same = run(CONFIG, desk(some, truth, folder / "same"))
+        assert same.reason == IDENTICAL
+        assert same.numbers["explained_change"].value == 0
+        assert {one.value for key, one in same.numbers.items() if key != "explained_change"} == {None}
+        assert same.fitted is None
+        assert not same.passages
+        assert not same.tags
+        page = describe(same, [same])
+        assert "all that one holds is shared" in page.summary
+        encode(same)
+
+
+def test_fewer_tokens_than_dimensions_are_said_and_not_trained_on(truth: Planted, folder: Path):
+    told: list[str] = []
+    few = run(CONFIG, desk(truth.rows[: 2 * LENGTH], truth, folder / "few", told))
+    assert few.reason == FEW
+    assert "18 tokens of 32 dimensions" in told[0]
+    assert all(one.value is None for one in few.numbers.values())
+    assert any("fewer than the dimensions" in b.text for b in describe(few).blocks if isinstance(b, Warning))
+
+
+def test_a_page_has_its_numbers_beside_the_nulls_and_hides_nothing_by_itself(found: Result, null: Result):
+    page = describe(found, [null])
+    numbers, tables, figures = (blocks(page, kind) for kind in (Number, Table, Figure))
+    assert list(numbers) == [key for key, _ in KEYS]
+    assert {"norms", "scaling", "learning"} == figures.keys()
+    tags = tables["tags"]
+    assert [row[0] for row in tags.rows] == [0, 1]
+    assert tags.rows[0][tags.columns.index("confirmed")] == found.tags["confirmed"]
+    latents = tables["latents"]
+    assert len(latents.rows) == len(found.shown)
+    assert all(len(row) == len(latents.columns) for row in latents.rows)
+    nu = [row[latents.columns.index("nu_error_high")] for row in latents.rows if row[2] == "confirmed"]
+    assert nu
+    assert max(nu) < 0.5
+    words = tables["tokens"]
+    beside = [row[words.columns.index("nulls")] for row in words.rows if row[1] == "promoted"]
+    assert None not in beside
+    passages = [block for block in page.blocks if isinstance(block, Passage)]
+    assert {block.slice for block in passages} == {"even", "odd"}, "a report hides by slice"
+    assert "for 1 nulls" in page.summary
+    assert "Without nulls" in describe(found).summary
+
+
+def test_a_result_and_a_kept_dictionary_come_back(found: Result, folder: Path):
+    encoded = encode(found)
+    assert encode(decode(Result, encoded)).body == encoded.body
+    kept = Dictionary.load(folder / DICTIONARY)
+    assert (kept.models, kept.latents) == (2, 96)
+    assert found.fitted is not None
+    assert int((kept.owner != 0).sum()) == found.fitted.exclusive == 10
+
+
+def test_sums_are_those_of_one_token_at_a_time():
+    g = torch.Generator().manual_seed(3)
+    d, latents, n = 5, 7, 40
+    encoder, decoder = torch.randn(2, d, latents, generator=g), torch.randn(2, latents, d, generator=g)
+    dictionary = Dictionary(
+        encoder, torch.randn(latents, generator=g), decoder, torch.randn(2, d, generator=g),
+        torch.randn(2, d, generator=g), torch.tensor([0.5, 2.0]), torch.zeros(latents, dtype=torch.int8), 0.3,
+        "batch_topk", "crosscoder",
+    )  # fmt: skip
+    base, tuned = torch.randn(n, d, generator=g), torch.randn(n, d, generator=g)
+    mean, own = torch.randn(2, d, generator=g).double(), np.arange(latents) % 3 == 0
+    text = torch.arange(n) % 4
+    keys = np.arange(4, dtype=np.uint64)
+    sums = Sums(dictionary, mean, own)
+    sums.see(Tokens(base, tuned, text, torch.arange(n), keys, np.zeros(4, np.int64), np.arange(4)))
+    total = np.zeros((len(KEYS), 2))
+    for b, t in zip(base.double(), tuned.double(), strict=True):
+        codes = dictionary.codes(torch.stack([b, t])[None].float())
+        rb, rt = dictionary.decode(codes)[0].double()
+        c, r = t - b, rt - rb
+        missed = float((c - r).square().sum())
+        energy = [float(codes[0, j] * decoder[1, j].norm() / 2.0) ** 2 for j in range(latents)]
+        spread = [float((x - m).square().sum()) for x, m in ((b, mean[0]), (t, mean[1]))]
+        rest = float((c - (mean[1] - mean[0])).square().sum())
+        total += [
+            [max(0.0, float(c @ r)) ** 2 / float(r @ r), spread[0]],
+            [float(c @ c) - missed, float(c @ c)],
+            [rest - missed, rest],
+            [sum(e for e, mine in zip(energy, own, strict=True) if mine), sum(energy)],
+            [spread[0] - float((b - rb).square().sum()), spread[0]],
+            [spread[1] - float((t - rt).square().sum()), spread[1]],
+            [float((codes > 0).sum()), 1.0],
+        ]
+    found = sums.estimates(0)
+    for (key, _), (above, below) in zip(KEYS, total, strict=True):
+        assert found[key].value == pytest.approx(above / below, rel=1e-5), key
+        assert (found[key].n, found[key].clusters) == (n, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"layer": 2}, {"held": 0}, {"kind": "topk"}, {"latents": 1}, {"exclusive": 1}]
+)
+def test_a_config_that_makes_no_sense_is_an_error(options: dict[str, Any]):
+    with pytest.raises(BadInput, match="crosscoder needs"):
+        Config(**options)
