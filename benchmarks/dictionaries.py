@@ -94,7 +94,7 @@ def crosscoder_case(preset: Preset, dtype: torch.dtype) -> Case:
 
 
 def _case(name: str, models: int, least: float, preset: Preset, dtype: torch.dtype) -> Case:
-    d = min(512, 2 * preset.d)
+    d = 512 if preset.d >= 256 else preset.d
     training = Training(
         latents=_PER_D * d,
         k=_K,

@@ -10,8 +10,8 @@ from torch import Tensor
 from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.dictionaries.training import Stream
 
-D, FEATURES, ACTIVE = 32, 80, 4
-TUNED_ONLY, BASE_ONLY = 12, 6
+D, FEATURES, ACTIVE = 32, 64, 3
+TUNED_ONLY, BASE_ONLY = 10, 6
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Planted:
     truth: list[str]
 
 
-def planted(models: int, rows: int, *, rarer: float = 1.0, seed: int = 0) -> Planted:
-    """About ACTIVE features a row, of sizes 1 to 2, and a little noise. rarer: how often the tuned model's own are there,
-    relative to the others."""
-    g = torch.Generator().manual_seed(seed)
+def planted(models: int, rows: int, *, rarer: float = 1.0, weaker: float = 1.0, seed: int = 0) -> Planted:
+    """About ACTIVE features a row, of sizes 1 to 2, and a little noise. rarer, weaker: how often the tuned model's own
+    are there and how large they are, relative to the others."""
+    # Not a seed that a training begins with: the first directions would be those that were planted.
+    g = torch.Generator().manual_seed(10_000 + seed)
     directions = torch.randn(FEATURES, D, generator=g)
     directions /= directions.norm(dim=1, keepdim=True)
     often = torch.full((FEATURES,), ACTIVE / FEATURES)
@@ -35,6 +36,8 @@ def planted(models: int, rows: int, *, rarer: float = 1.0, seed: int = 0) -> Pla
         truth[: TUNED_ONLY + BASE_ONLY] = ["tuned-only"] * TUNED_ONLY + ["base-only"] * BASE_ONLY
         often[:TUNED_ONLY] *= rarer
     codes = (torch.rand(rows, FEATURES, generator=g) < often) * (1 + torch.rand(rows, FEATURES, generator=g))
+    if models == 2:
+        codes[:, :TUNED_ONLY] *= weaker
     lacks = {0: "tuned-only", 1: "base-only"}
     sides = [
         codes * torch.tensor([float(models == 1 or one != lacks[m]) for one in truth]) for m in range(models)

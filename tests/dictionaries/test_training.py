@@ -206,8 +206,14 @@ def test_dead_latents_are_said(one: Tensor):
     assert dead > 1000
     assert f"{dead} of 2000 latents are dead" in found.warnings[0]
     assert found.log[-1].dead == dead
-    with pytest.raises(DataError, match="All 48 latents are dead"):
-        train(shuffled(one), (1, D), replace(SMALL, kind="relu", l1=1e4, lr=1.0, dead_after=64))
+    hopeless = replace(SMALL, kind="relu", lr=1e-6, dead_after=128)
+    trainer = Trainer(hopeless, scale_of(one, hopeless))
+    state = trainer.state()
+    state["encoder_bias"] -= 1000
+    trainer.restore(state)
+    trainer.learn(one[:64])
+    with pytest.raises(DataError, match="All 48 latents are dead: none has had a code in the last 128 rows"):
+        trainer.learn(one[:64])
 
 
 def test_dead_latents_learn_from_the_auxiliary_loss(one: Tensor):
