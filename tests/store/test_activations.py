@@ -89,6 +89,7 @@ def test_what_is_read_is_what_was_written(stored):
 
 
 def test_a_shard_is_a_file_that_the_library_reads(stored):
+    assert int.from_bytes(_shard(stored, 2).read_bytes()[:8], "little") % 8 == 0, "tensors are aligned"
     held = load_file(_shard(stored, 2))
     assert set(held) == {"layer.1", "layer.3", "row", "position", "role", "slice"}
     assert torch.equal(held["layer.3"], _rows(2, 6)[1][3])
@@ -137,6 +138,25 @@ def test_a_stopped_writer_goes_on_and_ends_with_the_same_bytes(tmp_path, stored)
         path.name: path.read_bytes() for path in _shard(stored, 0).parent.iterdir()
     }
     assert _write(tmp_path) == [], "nothing is left to do"
+
+
+def test_a_cache_that_is_being_mended_counts_as_unfinished(root):
+    _flip(_shard(root, 1))
+    with pytest.raises(KeyboardInterrupt):
+        _write(root, stop=1)
+    with pytest.raises(DataError, match="not finished: 2 shards are there"):
+        Activations.find(root, MADE_OF, LAYOUT)
+
+
+def test_what_is_added_is_copied(tmp_path):
+    """A pass may use its memory again before the thread has written what was in it."""
+    where, hidden = _rows(0, 5)
+    with ActivationsWriter(tmp_path, MADE_OF, LAYOUT) as writer:
+        writer.add(where, hidden)
+        for states in hidden.values():
+            states.zero_()
+        writer.cut(0)
+    assert torch.equal(Activations.find(tmp_path, MADE_OF, LAYOUT).states(0, 1), _rows(0, 5)[1][1])
 
 
 def test_shards_of_another_content_are_written_anew(root):

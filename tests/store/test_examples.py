@@ -109,6 +109,22 @@ def test_a_score_above_the_maximum_is_in_the_last_bin_and_no_maximum_is_no_bin(t
     assert [none.bin("kl", bin) for bin in range(5)] == [()] * 5
 
 
+def test_the_last_of_a_full_list_may_come_again_with_more(tmp_path):
+    """Its place in a bin is its hash's; the score that it is shown with is its largest, first or last."""
+    last = sorted((_apart(i) for i in range(40)), key=lambda text: text.uid)[2 * RESERVE - 1]
+    with ExamplesWriter(tmp_path / "a.sqlite", ("kl",), 2, maxima=np.array([2.0])) as writer:
+        for i in range(40):
+            _offer(writer, _apart(i), 1.5)
+        assert writer.written > 0, "the lists have limits by now"
+        _offer(writer, last, 1.75)
+    with sqlite3.connect(tmp_path / "a.sqlite") as db:
+        found = dict(
+            db.execute("SELECT s.uid, score FROM examples JOIN sequences s ON s.id = sequence WHERE bin = 3")
+        )
+    db.close()
+    assert found[last.uid] == 1.75
+
+
 def test_near_duplicates_fold_into_the_best(tmp_path):
     ids = list(range(40))
     changed = [*ids[:20], 777, *ids[21:]]  # 33 grams each, 25 shared: 25 / 41
@@ -127,8 +143,12 @@ def test_short_texts_fold_only_when_they_are_the_same(tmp_path):
     with ExamplesWriter(tmp_path / "a.sqlite", ("kl",), 3) as writer:
         for text, score in ((_text(1, 2, 3), 1.0), (_text(1, 2, 4), 2.0), (_text(1, 2, 3, row=9), 0.5)):
             _offer(writer, text, score)
-    found = Examples(tmp_path / "a.sqlite").best("kl")
-    assert [(one.score, one.folded, one.row) for one in found] == [(2.0, 0, 7), (1.0, 0, 7)]
+        # Nine tokens are two grams, of which these share one: 1 / 3.
+        _offer(writer, _text(*range(10, 19)), 4.0)
+        _offer(writer, _text(*range(10, 18), 99), 3.0)
+    found = Examples(tmp_path / "a.sqlite").best("kl", 9)
+    expected = [(4.0, 0, 7), (3.0, 0, 7), (2.0, 0, 7), (1.0, 0, 7)]
+    assert [(one.score, one.folded, one.row) for one in found] == expected
 
 
 def test_what_does_not_qualify_never_reaches_the_disk(tmp_path):
@@ -205,6 +225,8 @@ def test_a_reader_writes_nothing_and_a_writer_leaves_nothing_else(tmp_path):
         assert len(found.best("kl")) == 2
     finally:
         tmp_path.chmod(0o755)
+    with pytest.raises(DataError, match="readonly"), found._connection() as db:
+        db.execute("DELETE FROM about")
     assert found.path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a b?#%.sqlite"]
 
@@ -232,6 +254,12 @@ def _unfit(path: Path) -> None:
     db.close()
 
 
+def _misplaced(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE examples SET start = -3")
+    db.close()
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -243,6 +271,7 @@ def _unfit(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "is no file of examples of finetrace's"),
         (_other_version, "version 99, and this reads version 1: make it again"),
         (_unfit, "damaged or no file of examples"),
+        (_misplaced, "an example does not fit its text"),
     ],
 )
 def test_what_is_no_file_of_examples_is_refused(tmp_path, spoil, said):

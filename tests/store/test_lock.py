@@ -41,6 +41,23 @@ def test_a_killed_writer_leaves_no_lock(tmp_path):
         pass
 
 
+def test_a_file_that_its_holder_removed_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    import fcntl
+
+    flock, path, calls = fcntl.flock, tmp_path / ".lock", []
+
+    def late(handle, how):
+        calls.append(how)
+        flock(handle, how)
+        if len(calls) == 1:
+            path.unlink()
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with alone(path, "It"):
+        assert path.exists()
+    assert len(calls) == 2
+
+
 def test_where_there_are_no_locks_the_file_is_one(tmp_path, monkeypatch):
     """A lock whose owner is gone is said to be, and never taken over."""
 
