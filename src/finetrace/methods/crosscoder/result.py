@@ -19,7 +19,7 @@ TAGS = ("base-only", "tuned-only", "shared", "other")
 class Fitted:
     """How the dictionary was trained. dead: latents without a code in the last tokens. epochs: readings of the training tokens.
     exclusive: latents that may write into one model only. stopped: why before the last step, None if it was not. log: step,
-    active (codes a row), threshold, dead, lr. checked: step, and shares of held-out variance (base, tuned, tuned - base) that
+    active (codes a row), threshold, idle (dead latents), lr. checked: step, and shares of held-out variance (base, tuned, tuned - base) that
     are not given back."""
 
     latents: int

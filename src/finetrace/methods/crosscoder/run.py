@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,6 @@ _FEWEST_BATCHES, _SMALL_BATCH = 16, 64
 _LOOKS, _PATIENCE = 10, 3
 # A change of so much of the base's norm is what float32 rounds away.
 _SAME = 1e-6
-_LOGGED = ("step", "active", "threshold", "dead", "lr")
 # Of the bar: how far the first reading, the training and the next reading reach.
 _READ, _TRAINED, _MEASURED, _WHOLE = 10, 80, 90, 100
 
@@ -242,8 +242,21 @@ def _fitted(trained: Trained) -> Fitted:
         dead=int(trained.dead.sum()),
         stopped=trained.stopped,
         warnings=trained.warnings,
-        log=Columns({name: np.array([getattr(one, name) for one in log]) for name in _LOGGED}),
+        log=_log(log),
         checked=Columns({"step": np.array([one.step for one in checked], np.int64)} | columns),
+    )
+
+
+def _log(log: Sequence[Progress]) -> Columns:
+    """One row a step that was logged; idle: dead latents (`dead` of the other table is of one latent)."""
+    return Columns(
+        {
+            "step": np.array([one.step for one in log]),
+            "active": np.array([one.active for one in log]),
+            "threshold": np.array([one.threshold for one in log]),
+            "idle": np.array([one.dead for one in log]),
+            "lr": np.array([one.lr for one in log]),
+        }
     )
 
 
