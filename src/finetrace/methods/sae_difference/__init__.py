@@ -1,0 +1,86 @@
+"""The card of `sae_difference`: what changed in the hidden states, taken apart into few sparse directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finetrace.core.card import Method, Needs
+from finetrace.core.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Config:
+    """layer: relative, 0 the first and 1 the last. expansion: latents, as times the width of the hidden states; latents: their
+    number, in place of that. k: codes a token keeps on average, at most a quarter of the width. kind: batch_topk, or relu,
+    whose codes an L1 term of weight l1 keeps few.
+
+    steps: of training, null for as many as `epochs` readings of the tokens take, at least 1,000 (fewer where there are few tokens) and at most 20,000. batch:
+    tokens a step, fewer where there are few. held: share of the texts that are kept from training; all figures are of them.
+    The first token of each text is left out; template: whether tokens that the chat template adds count. memory: MiB of hidden
+    states that are held rather than read again for every epoch.
+
+    shown: latents that are read as words and looked up in the texts. tokens: words of each. passages: texts of each, and of
+    each range of strength. keep: the dictionary is saved beside the result, for each contrast.
+    """
+
+    layer: float = 1.0
+    expansion: int = 2
+    latents: int | None = None
+    k: int = 16
+    kind: Literal["batch_topk", "relu"] = "batch_topk"
+    l1: float = 0.1
+    steps: int | None = None
+    epochs: float = 4.0
+    batch: int = 1024
+    held: float = 0.25
+    template: bool = False
+    memory: int = 512
+    shown: int = 8
+    tokens: int = 12
+    passages: int = 2
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        name = "sae_difference"
+        if not 0.0 <= self.layer <= 1.0:
+            raise BadInput(
+                f"{name}.layer is {self.layer}; it is a relative layer from 0 (first) to 1 (last)."
+            )
+        if self.kind not in ("batch_topk", "relu"):
+            raise BadInput(f"{name}.kind is '{self.kind}'; it is batch_topk or relu.")
+        if not 0.0 < self.held < 1.0:
+            raise BadInput(
+                f"{name}.held is {self.held}; it is a share of the texts, more than 0 and less than 1."
+            )
+        least = {"expansion": 1, "k": 1, "batch": 2, "memory": 1, "shown": 1, "tokens": 1, "passages": 0}
+        low = [f"{key} >= {lowest}" for key, lowest in least.items() if getattr(self, key) < lowest]
+        low += ["latents >= 2"] if self.latents is not None and self.latents < 2 else []
+        low += ["steps >= 1"] if self.steps is not None and self.steps < 1 else []
+        low += ["epochs > 0"] if self.epochs <= 0 else []
+        low += ["l1 >= 0"] if self.l1 < 0 else []
+        if low:
+            raise BadInput(f"{name} needs {', '.join(low)}.")
+
+
+KEYS = (
+    ("explained_change", "of the base's variance"),
+    ("explained_share", "share"),
+    ("latents_share", "share"),
+    ("codes_per_token", "codes"),
+)
+
+METHOD = Method(
+    name="sae_difference",
+    version=1,
+    summary="What changed in the hidden states, taken apart by a sparse autoencoder: latents, words and passages.",
+    config=Config,
+    needs=lambda config: Needs(steps=True, dosed=False),
+    primary="explained_change",
+    keys=KEYS,
+    papers=(
+        "Bussmann et al. 2024 (BatchTopK sparse autoencoders)",
+        "Minder et al. 2025 (latent scaling)",
+        "nostalgebraist 2020 (logit lens)",
+    ),
+)

@@ -1,0 +1,189 @@
+"""feature_rates in an audit of a tiny pair, and on planted codes: which features changed, and what has to be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.worlds import rows, world
+
+import finetrace as ft
+from finetrace.core.errors import BadInput, ConfigErrors
+from finetrace.core.page import Number, Table, Warning
+from finetrace.core.result import decode, encode
+from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.reading import Tokens
+from finetrace.methods.feature_rates import KEYS, Config
+from finetrace.methods.feature_rates.describe import changed, describe, largest
+from finetrace.methods.feature_rates.result import Result
+from finetrace.methods.feature_rates.run import pick
+from finetrace.methods.feature_rates.sums import Sums
+
+D, FEATURES = 32, 48
+
+
+def sae(threshold: float = 0.5) -> Dictionary:
+    """Random directions: it reads a tiny random model as badly as any."""
+    rows = torch.randn(1, FEATURES, D, generator=torch.Generator().manual_seed(0))
+    decoder = rows / rows.norm(dim=2, keepdim=True)
+    return Dictionary(
+        encoder=decoder.transpose(1, 2).contiguous(),
+        encoder_bias=torch.zeros(FEATURES),
+        decoder=decoder,
+        decoder_bias=torch.zeros(1, D),
+        mean=torch.zeros(1, D),
+        scale=torch.ones(1),
+        owner=torch.zeros(FEATURES, dtype=torch.int8),
+        threshold=threshold,
+        kind="batch_topk",
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rates")
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> tuple[Path, Path, list[Path]]:
+    sae().save(folder / "sae.safetensors")
+    return world(folder, nulls=3)
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, pair: tuple[Path, Path, list[Path]]) -> Any:
+    base, tuned, nulls = pair
+    return ft.audit(
+        str(base), str(tuned), data=rows(24), methods=["feature_rates"], nulls=[str(null) for null in nulls],
+        dose=False, out=folder / "out", options={"feature_rates": {"sae": str(folder / "sae.safetensors"), "layer": 1}},
+    )  # fmt: skip
+
+
+def test_a_large_change_has_more_turnover_than_the_nulls(found: Any):
+    results = found.results["feature_rates"]
+    values = {label: result.numbers["turnover"].value for label, result in results.items()}
+    assert values["self"] == 0
+    assert all(values["pair"] > 3 * values[f"null:null_{i}"] > 0 for i in range(3))
+    assert {verdict.change for verdict in found["feature_rates"].verdicts.values()} == {"beyond-nulls"}
+    assert set(results["pair"].numbers) == set(dict(KEYS))
+    assert results["pair"].numbers["changed_share"].n == len(results["pair"].features)
+
+
+def test_the_figures_are_plain_counts(found: Any):
+    """Rates of all features add up to features a token; the firings of one model alone are in the differences' bounds."""
+    result = found.results["feature_rates"]["pair"]
+    data = result.features.data
+    for side in ("base", "tuned"):
+        assert np.asarray(data[side]).sum() == pytest.approx(result.numbers[f"codes_{side}"].value)
+    assert np.asarray(data["tuned"]) - np.asarray(data["base"]) == pytest.approx(
+        np.asarray(data["difference"])
+    )
+    assert sum(one["turnover"].n for one in result.slices.values()) == result.tokens
+    assert (np.asarray(data["low"]) <= np.asarray(data["difference"]) + 1e-12).all()
+
+
+def test_the_page_puts_the_same_feature_of_the_nulls_beside(found: Any):
+    results = found.results["feature_rates"]
+    result, nulls = results["pair"], [results[f"null:null_{i}"] for i in range(3)]
+    theirs = largest(result, nulls)
+    assert theirs is not None
+    one = int(result.shown[0])
+    at = np.asarray(result.features.data["feature"]).tolist().index(one)
+    wanted = 0.0
+    for null in nulls:
+        ids = np.asarray(null.features.data["feature"]).tolist()
+        if one in ids:
+            wanted = max(wanted, abs(float(null.features.data["difference"][ids.index(one)])))
+    assert theirs[at] == wanted
+    page = describe(result, nulls)
+    assert {block.key for block in page.blocks if isinstance(block, Number)} == set(dict(KEYS))
+    tables = {block.key: block for block in page.blocks if isinstance(block, Table)}
+    assert {"features", "tokens", "nulls", "slices"} == tables.keys()
+    assert [row[0] for row in tables["features"].rows] == result.shown.tolist()
+    assert any(
+        isinstance(block, Warning) and "trained on another model" in block.text for block in page.blocks
+    )
+    assert "Without nulls" in describe(result).summary
+    assert len(result.passages) > 0
+    for passage in result.passages:
+        more = float(
+            result.features.data["difference"][
+                np.asarray(result.features.data["feature"]) == passage.feature
+            ][0]
+        )
+        assert passage.side == ("tuned" if more > 0 else "base")
+        assert max(v or 0.0 for v in passage.values) == pytest.approx(passage.value)
+
+
+def test_the_result_survives_the_shelf(found: Any):
+    result = found.results["feature_rates"]["pair"]
+    assert encode(decode(Result, encode(result))).body == encode(result).body
+
+
+def test_without_an_sae_nothing_loads(pair: tuple[Path, Path, list[Path]], folder: Path):
+    with pytest.raises(ConfigErrors, match=r"needs a pretrained SAE of the base.*feature_rates\.sae=FOLDER"):
+        ft.audit(str(pair[0]), str(pair[1]), data=rows(6), methods=["feature_rates"], out=folder / "none")
+
+
+def test_an_sae_that_cannot_read_the_pair_is_named(pair: tuple[Path, Path, list[Path]], folder: Path):
+    def audit(**options: Any) -> None:
+        ft.audit(
+            str(pair[0]), str(pair[1]), data=rows(6), methods=["feature_rates"], out=folder / "wrong", dose=False,
+            options={"feature_rates": {"sae": str(folder / "sae.safetensors"), **options}},
+        )  # fmt: skip
+
+    with pytest.raises(BadInput, match="does not say which layer it reads"):
+        audit()
+    with pytest.raises(BadInput, match="no layer 7"):
+        audit(layer=7)
+
+
+def test_turnover_is_what_one_model_has_alone():
+    """Two features, two tokens: the base has both at the first, the tuned one of them there and one at the second."""
+    axes = torch.eye(D)[:2]
+    some = Dictionary(
+        encoder=axes.T[None].contiguous(), encoder_bias=torch.zeros(2), decoder=axes[None].contiguous(),
+        decoder_bias=torch.zeros(1, D), mean=torch.zeros(1, D), scale=torch.ones(1), owner=torch.zeros(2, dtype=torch.int8),
+        threshold=0.0, kind="batch_topk",
+    )  # fmt: skip
+    base, tuned = torch.zeros(2, D), torch.zeros(2, D)
+    base[0, :2] = 1.0
+    tuned[0, 0], tuned[1, 1], tuned[1, 5] = 2.0, 1.0, 1.0
+    sums = Sums(some)
+    sums.see(
+        Tokens(
+            base,
+            tuned,
+            torch.tensor([0, 0]),
+            torch.tensor([1, 2]),
+            np.array([3], np.uint64),
+            *np.zeros((2, 1), np.int64),
+        )
+    )
+    value = {key: estimate.value for key, estimate in sums.estimates(0).items()}
+    assert value["turnover"] == pytest.approx(2 / 3)
+    assert (value["codes_base"], value["codes_tuned"]) == (1.0, 1.0)
+    assert value["unexplained_base"] == pytest.approx(0.0)
+    assert value["unexplained_tuned"] == pytest.approx(1 / 6)
+    assert sums.estimates(0, 1)["turnover"].value is None, "no data is never 0"
+
+
+def test_features_that_surely_changed_come_first(found: Any):
+    features = found.results["feature_rates"]["pair"].features
+    order = pick(features, 1000, 0.05)
+    at = np.searchsorted(np.asarray(features.data["feature"]), order)
+    surely = changed(found.results["feature_rates"]["pair"])[at]
+    size = np.abs(np.asarray(features.data["difference"]))[at]
+    assert surely.sum() == surely[: surely.sum()].sum()
+    for part in (size[surely], size[~surely]):
+        assert (np.diff(part) <= 0).all()
+    assert (size > 0).all()
+
+
+@pytest.mark.parametrize("wrong", [{"layer": 1.5}, {"q": 0.0}, {"scale": 0.0}, {"shown": 0}])
+def test_nonsense_is_refused_by_name(wrong: dict[str, Any]):
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        Config(**wrong)
