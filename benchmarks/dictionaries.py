@@ -21,8 +21,8 @@ from finetrace.dictionaries.settings import Training
 from finetrace.dictionaries.start import Scale, parameters, scale_of
 from finetrace.dictionaries.trainer import Trainer
 
-_K, _PER_D, _BATCHES, _ACTIVE = 64, 16, 4, 20
-_LOSSES = 12
+_K, _PER_D, _BATCHES, _ACTIVE = 64, 16, 2, 20
+_LOSSES = 8
 """Steps over which losses are compared."""
 _EQUAL = {"ours_float32": 1e-3, "ours": 1e-2}
 
