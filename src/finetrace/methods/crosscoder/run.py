@@ -65,7 +65,7 @@ def few(rows: int, d: int) -> str:
 
 def _reason(feed: Feed, d: int) -> str:
     """Why no dictionary is trained; "" where one is."""
-    base, _, change = sum(one.square for one in feed.moments.values()).tolist()
+    base, _, change = torch.stack([one.square for one in feed.moments.values()]).sum(0).tolist()
     if base and change <= _SAME**2 * base:
         return IDENTICAL
     return FEW if feed.moments["training"].tokens < max(d, 2) else ""
@@ -228,10 +228,9 @@ def added(feed: Feed, trained: Trained | None, shown: np.ndarray) -> Float[Tenso
 def _fitted(trained: Trained) -> Fitted:
     log, checked, dictionary = trained.log, trained.checked, trained.dictionary
     shares = [(*one.fit.unexplained, one.fit.difference) for one in checked]
-    columns = {
-        name: np.array([_known(row[i]) for row in shares])
-        for i, name in enumerate(("base", "tuned", "difference"))
-    }
+    columns: dict[str, np.ndarray | list[str]] = {"step": np.array([one.step for one in checked], np.int64)}
+    for i, name in enumerate(("base", "tuned", "difference")):
+        columns[name] = np.array([_known(row[i]) for row in shares])
     return Fitted(
         latents=dictionary.latents,
         exclusive=int((dictionary.owner != SHARED).sum()),
@@ -243,7 +242,7 @@ def _fitted(trained: Trained) -> Fitted:
         stopped=trained.stopped,
         warnings=trained.warnings,
         log=_log(log),
-        checked=Columns({"step": np.array([one.step for one in checked], np.int64)} | columns),
+        checked=Columns(columns),
     )
 
 

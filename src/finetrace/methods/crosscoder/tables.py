@@ -31,7 +31,7 @@ def promoted(words: Columns, latent: int, count: int) -> list[str]:
         str(data["token"][i])
         for i in range(len(words))
         if (data["latent"][i], data["head"][i], data["sign"][i]) == (latent, "base", "promoted")
-        and data["rank"][i] <= count
+        and int(data["rank"][i]) <= count
     ]
 
 

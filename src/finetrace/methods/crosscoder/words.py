@@ -43,18 +43,17 @@ def words(
     """vectors: the mean change, then what the shown latents add. sizes: root mean squares of what each adds to a token."""
     found = top_tokens(vectors, subject, count).data
     latents = np.concatenate([[CONSTANT_PART], shown]).astype(np.int64)
-    table = Columns(
-        {"latent": latents[np.asarray(found["vector"], np.int64)]} | {n: found[n] for n in COLUMNS[1:]}
-    )
+    columns: dict[str, np.ndarray | list[str]] = {"latent": latents[np.asarray(found["vector"], np.int64)]}
+    table = Columns(columns | {name: found[name] for name in COLUMNS[1:]})
     known = subject.vocabulary
-    columns = np.flatnonzero(~(known.special | known.dead))
-    peaks, reach = np.zeros((2, len(columns)), np.float32)
+    readable = np.flatnonzero(~(known.special | known.dead))
+    peaks, reach = np.zeros((2, len(readable)), np.float32)
     # One at a time: of a large vocabulary each is a megabyte.
     for vector, size in zip(vectors, sizes.tolist(), strict=True):
         norm = vector.double().square().mean().sqrt()
         if float(norm) > 0:
             logits = subject.lens((vector.double() / norm).float()[None], True)[0][0].double().numpy()
-            logits = logits[columns] - logits[columns].mean()
+            logits = logits[readable] - logits[readable].mean()
             peaks = np.maximum(peaks, logits).astype(np.float32)
             reach = np.maximum(reach, logits * size).astype(np.float32)
-    return Words(table, known.ids[columns], peaks, reach)
+    return Words(table, known.ids[readable], peaks, reach)
