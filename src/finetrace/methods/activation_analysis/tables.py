@@ -125,9 +125,9 @@ def spaces_table(result: Result, nulls: Sequence[Result]) -> Table:
                 space.layer,
                 space.cka_distance,
                 *_range([other.cka_distance for other in theirs]),
-                _largest(space),
-                *_range([_largest(other) for other in theirs]),
-                float(np.mean(space.angles)) if space.angles else None,
+                _mean(space),
+                *_range([_mean(other) for other in theirs]),
+                max(space.angles, default=None),
                 space.base_spread,
                 space.tuned_spread,
                 space.tokens,
@@ -138,10 +138,10 @@ def spaces_table(result: Result, nulls: Sequence[Result]) -> Table:
         "corpus_cka_distance",
         "nulls_low",
         "nulls_high",
-        "largest_angle",
+        "mean_angle",
         "nulls_low_angle",
         "nulls_high_angle",
-        "mean_angle",
+        "largest_angle",
         "base_spread",
         "tuned_spread",
         "n_tokens",
@@ -155,5 +155,5 @@ def spaces_table(result: Result, nulls: Sequence[Result]) -> Table:
     return Table("spaces", "The two models' spaces", columns, tuple(rows), note)
 
 
-def _largest(space: Space) -> float | None:
-    return max(space.angles) if space.angles else None
+def _mean(space: Space) -> float | None:
+    return float(np.mean(space.angles)) if space.angles else None
