@@ -336,6 +336,9 @@ def test_the_nulls_stand_beside_the_pair():
     assert float(str(first[logit])) > float(str(first[most]))
     assert len(tables["null_directions_0"].rows) == 6
     assert "Without nulls" not in page.summary
+    assert top_tokens(pair, "text", 2, [other])[0] == 117
+    rivals = found(steps(lambda base, seed: 3.0 * head()[17] + 0.3 * noise(len(base), seed)))
+    assert top_tokens(pair, "text", 1, [rivals]) == (123,), "what a null moves further is not the pair's"
 
 
 @pytest.mark.parametrize(

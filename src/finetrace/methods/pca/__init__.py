@@ -51,8 +51,8 @@ class Config:
 
 
 KEYS = (
-    ("component_variance", "of the base's variance"),
     ("top_component_ratio", "times the base's variance along it"),
+    ("component_variance", "of the base's variance"),
     ("concentration", "share"),
     ("mean_share", "share"),
 )
@@ -63,7 +63,9 @@ METHOD = Method(
     summary="The few directions in which the hidden states changed: sizes, stability, words and passages.",
     config=Config,
     needs=lambda config: Needs(layers=config.layers, steps=True, floor=True),
-    primary="component_variance",
+    primary="top_component_ratio",
+    # A ratio of variances goes with the square of a change, as KL does.
+    margin=2.0,
     keys=KEYS,
     papers=(
         "Pearson 1901 (principal components)",

@@ -24,13 +24,13 @@ from finetrace.methods.pca.tables import (
 )
 
 LABELS = {
-    "component_variance": (
-        "Change within the components",
-        "Mean squared change along the mean and the first components of the other half of the texts, over the base's variance.",
-    ),
     "top_component_ratio": (
         "Change along its first direction",
         "Over the base's own variance along that direction, the mean change included.",
+    ),
+    "component_variance": (
+        "Change within the components",
+        "Mean squared change along the mean and the first components of the other half of the texts, over the base's variance.",
     ),
     "concentration": (
         "Share in the components",
@@ -63,12 +63,12 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
 
 
 def _summary(result: Result, nulls: Sequence[Result]) -> str:
-    value, layer = result.numbers["component_variance"].value, result.layers[0]
+    value, layer = result.numbers["top_component_ratio"].value, result.layers[0]
     if value is None:
         return "Too few tokens were seen to hold one half of the texts against the other."
     if not layer.square:
         return "The two models' hidden states are the same."
-    known = [v for null in nulls if (v := null.numbers["component_variance"].value) is not None]
+    known = [v for null in nulls if (v := null.numbers["top_component_ratio"].value) is not None]
     beside = f" ({min(known):.3g} to {max(known):.3g} for {len(known)} nulls)" if known else ""
     words = list(layer.words.data["token"])[:6]
     said = ", ".join(f"“{text.strip() or text}”" for text in words)
@@ -77,8 +77,8 @@ def _summary(result: Result, nulls: Sequence[Result]) -> str:
         "" if nulls else " Without nulls, nothing here says that a harmless fine-tune would not do the same."
     )
     return (
-        f"At layer {layer.layer}, the change within its mean and first {len(layer.directions) - 1} components is {value:.3g} of "
-        f"the base's variance{beside}; the mean alone is {share:.0%} of the change. Through the head the mean says {said}.{silent}"
+        f"At layer {layer.layer}, along its first direction, the change is {value:.3g} times the base's variance there{beside}; "
+        f"the mean alone is {share:.0%} of the change. Through the head the mean says {said}.{silent}"
     )
 
 

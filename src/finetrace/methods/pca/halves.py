@@ -61,7 +61,7 @@ def values(
     def share(above: float, below: float) -> float | None:
         return above / below if below > 0 else None
 
-    return [share(inside, base), share(top, top_base), share(inside, square), share(mean, square)]
+    return [share(top, top_base), share(inside, base), share(inside, square), share(mean, square)]
 
 
 def across(sums: Sums, parts: tuple[Moments, Moments], made: tuple[Half, Half]) -> dict[str, Estimate]:

@@ -27,9 +27,12 @@ def most(nulls: Sequence[Result], at: int = 0) -> np.ndarray | None:
 
 
 def top_tokens(result: Result, where: str, n: int = 20, nulls: Sequence[Result] = ()) -> tuple[int, ...]:
-    """Ids of the `n` tokens that the first directions move most, best first; none where there is no difference. The
-    directions are of all slices together, so `where` moves nothing."""
+    """Ids of the `n` tokens that the first directions move most, best first: with nulls, most beyond what the null that
+    moves each token furthest does. None where there is no difference. The directions are of all slices together, so `where`
+    moves nothing."""
     moved = reach(result.layers[0])
     if not moved.any():
         return ()
-    return tuple(int(i) for i in result.token_ids[best(moved, n)])
+    theirs = [known for null in nulls if len(known := reach(null.layers[0])) == len(moved)]
+    beyond = moved - np.max(theirs, axis=0) if theirs else moved
+    return tuple(int(i) for i in result.token_ids[best(beyond, n)])

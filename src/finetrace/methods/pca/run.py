@@ -25,8 +25,8 @@ from finetrace.stats.intervals import mean_interval
 # Sums of a token, in this order; the figures are ratios of them.
 INSIDE, TOP, TOP_BASE, MEAN, SQUARE, BASE = range(6)
 RATIOS = {
-    "component_variance": (INSIDE, BASE),
     "top_component_ratio": (TOP, TOP_BASE),
+    "component_variance": (INSIDE, BASE),
     "concentration": (INSIDE, SQUARE),
     "mean_share": (MEAN, SQUARE),
 }
