@@ -118,7 +118,6 @@ def test_the_words_of_the_seed_do_what_they_say(words: str, wanted: dict[str, An
 @pytest.mark.parametrize(
     "name",
     [
-        "sae_difference",
         "crosscoder",
         "activation_oracle",
         "weight_amplification",

@@ -23,6 +23,7 @@ from finetrace.core.card import discover
 from finetrace.core.page import Number, Page, Passage, Table
 from finetrace.core.result import decode, encode
 from finetrace.data import build_corpus, read_rows, shards
+from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.engine import Contrast, Job
 from finetrace.engine.run import run_shard
 from finetrace.models import Pair, open_pair
@@ -163,6 +164,20 @@ def chats(n: int, *, seed: int) -> list[dict[str, Any]]:
     return [row for row in rows(3 * n, seed=seed) if "messages" in row]
 
 
+def sae(folder: Path) -> Path:
+    """Random directions of a tiny model's width, for a method that cannot do without a pretrained SAE."""
+    rows = torch.nn.functional.normalize(
+        torch.randn(1, 40, 32, generator=torch.Generator().manual_seed(0)), dim=2
+    )
+    path, nothing = folder / "sae.safetensors", torch.zeros(1, 32)
+    Dictionary(
+        encoder=rows.transpose(1, 2).contiguous(), encoder_bias=torch.zeros(40), decoder=rows, decoder_bias=nothing,
+        mean=nothing.clone(), scale=torch.ones(1), owner=torch.zeros(40, dtype=torch.int8), threshold=0.5,
+        kind="batch_topk",
+    ).save(path)  # fmt: skip
+    return path
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Found]:
     """An audit by one method that runs on its own, with three nulls; each made once a folder."""
@@ -171,13 +186,15 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Found]
     @cache
     def audit(name: str, out: str) -> Found:
         card = discover()[0][name]
-        needs = card.needs(card.config())
+        asked = {field.name for field in dataclasses.fields(card.config)}
+        options = {"sae": str(sae(base.parent)), "layer": 1} if "sae" in asked else {}
+        needs = choose(name, options).needs
         sets = {
             one: chats(8, seed=number) for number, one in enumerate((*needs.calibration, *needs.optional))
         }
         return ft.audit(
             str(base), str(tuned), data=rows(12), methods=[name], nulls=[str(null) for null in nulls],
-            out=tmp_path_factory.mktemp(out), dose=False, calibration=sets,
+            out=tmp_path_factory.mktemp(out), dose=False, calibration=sets, options={name: options},
         )  # fmt: skip
 
     return audit

@@ -157,10 +157,11 @@ def test_turnover_is_what_one_model_has_alone():
         Tokens(
             base,
             tuned,
-            torch.tensor([0, 0]),
-            torch.tensor([1, 2]),
-            np.array([3], np.uint64),
-            *np.zeros((2, 1), np.int64),
+            text=torch.tensor([0, 0]),
+            position=torch.tensor([1, 2]),
+            keys=np.array([3], np.uint64),
+            slices=np.zeros(1, np.int64),
+            rows=np.zeros(1, np.int64),
         )
     )
     value = {key: estimate.value for key, estimate in sums.estimates(0).items()}

@@ -16,7 +16,6 @@ __all__ = ["METHOD_MOVED", "MOVED", "NOT_BUILT", "Unused", "unused", "unused_opt
 NOT_BUILT = (
     "activation_oracle",
     "crosscoder",
-    "sae_difference",
     "weight_amplification",
 )
 """Methods of that toolkit that finetrace does not have yet."""

@@ -66,7 +66,7 @@ def few(rows: int, d: int) -> str:
 
 def _reason(feed: Feed, d: int) -> str:
     """Why no dictionary is trained; "" where one is."""
-    base, _, change = sum(one.square for one in feed.moments.values()).tolist()
+    base, _, change = torch.stack([one.square for one in feed.moments.values()]).sum(0).tolist()
     if base and change <= _SAME**2 * base:
         return IDENTICAL
     training = feed.moments["training"]
@@ -128,16 +128,16 @@ class Seen:
 def _measure(config: Config, desk: Desk, feed: Feed, trained: Trained | None) -> Seen:
     """Figures and betas from held-out texts, frequencies and passages from all."""
     both = list(feed.moments.values())
-    base_mean = sum(one.total[0] for one in both) / max(1, sum(one.tokens for one in both))
+    base_mean = torch.stack([one.total[0] for one in both]).sum(0) / max(1, sum(one.tokens for one in both))
     if trained is None:
         constant = feed.moments["training"].mean[2].float()
-        sums = Sums(None, constant, torch.as_tensor(base_mean))
+        sums = Sums(None, constant, base_mean)
         for _, found in feed.readings("held out"):
             sums.see(found)
         return Seen.none(constant, sums)
     some, slices = trained.dictionary, desk.subject.slices
     constant = some.decode(torch.zeros(1, some.latents, device=some.encoder.device))[0, 0].cpu()
-    sums = Sums(some, constant, torch.as_tensor(base_mean))
+    sums = Sums(some, constant, base_mean)
     firings, scaling = Firings(some, "difference", len(slices)), Scaling(some, "difference")
     for _, found in feed.readings():
         held = feed.only(found, "held out")

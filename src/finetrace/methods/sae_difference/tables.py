@@ -38,7 +38,7 @@ def promoted(words: Columns, latent: int, count: int) -> list[str]:
         if data["latent"][i] == latent
         and data["head"][i] == "base"
         and data["sign"][i] == "promoted"
-        and data["rank"][i] <= count
+        and int(data["rank"][i]) <= count
     ]
 
 

@@ -43,8 +43,8 @@ def words(
     """vectors: the constant part, then the shown latents' directions. sizes: root mean squares of what each adds to a token."""
     found = top_tokens(vectors, subject, count).data
     latents = np.concatenate([[CONSTANT_PART], shown]).astype(np.int64)
-    which = np.asarray(found["vector"], dtype=np.int64)
-    table = Columns({"latent": latents[which]} | {name: found[name] for name in COLUMNS[1:]})
+    data: dict[str, np.ndarray | list[str]] = {"latent": latents[np.asarray(found["vector"], np.int64)]}
+    table = Columns(data | {name: found[name] for name in COLUMNS[1:]})
     known = subject.vocabulary
     columns = np.flatnonzero(~(known.special | known.dead))
     peaks = np.zeros(len(columns), np.float32)
