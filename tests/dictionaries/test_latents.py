@@ -301,6 +301,15 @@ def test_passages_do_not_depend_on_the_order_and_merge():
         Extremes(some, "both", which, firings.largest)
 
 
+def test_a_text_without_a_token_that_counts_is_not_silent():
+    some = crosscoder()
+    found = Extremes(some, "both", np.array([LATENTS - 1]), np.array([1.0]), keep=16, window=WINDOW)
+    for one in STEPS:
+        found.see(one, tokens(one, 0, only=lambda keys: held_out(keys, 0.5)))
+    held = {row for one in STEPS for row in one.row[torch.from_numpy(held_out(one.key, 0.5))].tolist()}
+    assert {one.row for one in found.passages()} == held
+
+
 def test_near_duplicates_are_folded():
     some, one = crosscoder(), step(6, 7)
     base, tuned = (side.clone() for side in one.hidden(0))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from finetrace.core.errors import BadInput
 from finetrace.dictionaries import figures
@@ -81,6 +82,10 @@ def test_rates_and_codes_are_plain_counts_over_tokens():
     exact = tango(found.only_tuned[j] * shrink, found.only_base[j] * shrink, size)
     assert exact is not None
     assert (found.low[j], found.high[j]) == pytest.approx((exact.low, exact.high), abs=1e-9)
+    strength = tuned[:, j] - base[:, j]
+    residual = strength - strength.mean()
+    error = np.sqrt(np.square(np.bincount(rows.text.numpy(), residual)).sum() * 40 / 39) / n
+    assert found.code_high[j] - found.code_difference[j] == pytest.approx(stats.t.ppf(0.975, 39) * error)
     for name in ("ratio", "code"):
         value = found.ratio if name == "ratio" else found.code_difference
         low, high = getattr(found, f"{name}_low"), getattr(found, f"{name}_high")
@@ -105,6 +110,10 @@ def test_nothing_is_found_between_identical_models():
     assert (found.high[live] > 0).all()
     assert np.isnan(found.ratio_low).all()
     assert np.isnan(found.code_low).all()
+    # Nor are a text's tokens so many trials: they fire together, and would change together.
+    alone = figures.effective_size(len(rows), np.ones(FEATURES), 60)
+    low, _ = figures.tango(np.zeros(FEATURES), np.zeros(FEATURES), alone)
+    assert (found.low[live] < 1.3 * low[live]).any()
 
 
 def test_a_feature_that_never_fires_says_nothing():
