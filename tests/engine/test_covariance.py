@@ -133,10 +133,10 @@ def test_state_restores_to_the_bit_and_goes_on_alike() -> None:
 def test_rows_that_are_not_finite_are_left_out_and_counted() -> None:
     x = rows(50)
     spoilt = x.clone()
-    spoilt[0, 3], spoilt[7, 0], spoilt[9, 1] = torch.inf, torch.nan, 1e30
+    spoilt[0, 3], spoilt[25, 0], spoilt[9, 1] = torch.inf, torch.nan, 1e30
     found = seen(spoilt, batch=10)
     assert (found.count, found.left_out) == (47, 3)
-    kept = torch.tensor([i not in (0, 7, 9) for i in range(50)])
+    kept = torch.tensor([i not in (0, 25, 9) for i in range(50)])
     assert torch.allclose(found.matrix(), dense(x[kept]), rtol=1e-4, atol=1e-6)
     nothing = seen(torch.full((4, D), torch.nan))
     assert (nothing.count, nothing.left_out, nothing.rank_limit) == (0, 4, 0)

@@ -53,11 +53,25 @@ class Covariance:
     def see(self, x: Float[Tensor, "row d"]) -> None:
         """Adds rows. They are widened to float32 before anything is taken off them."""
         for part in x.split(_ROWS):
+            if self._whole(part):
+                continue
             usable = _usable(part)
             kept = _taken(part, usable)
             self.left_out += len(part) - len(kept)
             if len(kept):
-                self._add(self._centred(kept))
+                centred = self._centred(kept)
+                self._add(centred, centred.T @ centred)
+
+    def _whole(self, part: Float[Tensor, "row d"]) -> bool:
+        """Adds the rows if every one is finite, which their product shows without another look at them."""
+        if self._shift is None:
+            return False
+        centred = self._centred(part.float())
+        product = centred.T @ centred
+        if not bool(product.trace() < _LARGEST**2):
+            return False
+        self._add(centred, product)
+        return True
 
     def _centred(self, rows: Tensor) -> Tensor:
         """Rows less the shift, which is made here if there is none."""
@@ -70,10 +84,10 @@ class Covariance:
         self._shift = self._shift.to(rows.device)
         return rows - self._shift
 
-    def _add(self, centred: Tensor) -> None:
+    def _add(self, centred: Tensor, product: Tensor) -> None:
         sums, outer = self._totals(centred.device)
         sums += centred.sum(0, dtype=torch.float64)
-        outer += centred.T @ centred
+        outer += product
         self.count += len(centred)
 
     def _totals(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -176,8 +190,8 @@ class CrossCovariance:
             if not len(one):
                 continue
             one, two = self.first._centred(one), self.second._centred(two)
-            self.first._add(one)
-            self.second._add(two)
+            self.first._add(one, one.T @ one)
+            self.second._add(two, two.T @ two)
             self._total(one.device).add_(one.T @ two)
 
     def _total(self, device: torch.device) -> Tensor:
