@@ -33,7 +33,7 @@ FEWEST_GROUPS = 3
 """Groups of texts in which a latent is active, below which nothing is said about it."""
 
 # With fewer active codes than this share it is cheaper to take each one's product than all of them.
-_SPARSE, _NUMBERS = 1 / 50, 2**24
+_SPARSE, _NUMBERS = 1 / 250, 2**24
 
 
 @dataclass(frozen=True, eq=False)
