@@ -67,6 +67,7 @@ def test_a_text_becomes_what_the_option_takes(option: str, text: str, value: Any
         ({"cuont": 1}, "The method 'toy' has no option 'cuont'. Did you mean 'count'?"),
         ({"count": 1.5}, "toy.count is 1.5; it takes a whole number."),
         ({"count": True}, "toy.count is True; it takes a whole number."),
+        ({"share": True}, "toy.share is True; it takes a number."),
         ({"on": 1}, "toy.on is 1; it takes true or false."),
         ({"name": 3}, "toy.name is 3; it takes a text."),
         ({"kind": "z"}, "toy.kind is 'z'; it takes one of x, y."),
