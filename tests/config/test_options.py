@@ -135,7 +135,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(["name", "part", "parts", "other"]), PLAIN))
 def test_any_value_is_read_or_told(values: dict[str, Any]):
     told = Told()
@@ -148,7 +148,7 @@ def test_any_value_is_read_or_told(values: dict[str, Any]):
         assert set(values) <= {"name", "part", "parts"}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from([int, float, bool, str, tuple[int, ...], str | None, Literal["a"]]), PLAIN)
 def test_what_is_read_has_the_type_that_was_asked_for(kind: Any, value: Any):
     told = Told()
