@@ -158,7 +158,7 @@ def jobs(missing: Sequence[Item], shelf: Shelf, request: Request, pair: Pair, co
             contrast=item.contrast,
             needs=item.chosen.needs,
             observer=observer_maker(item.chosen, subject(request, pair, corpus, item.contrast.side)),
-            journal=shelf.scratch(item.address),
+            journal={} if request.in_memory else shelf.scratch(item.address),
         )
         for item in missing
         if item.chosen.card.observes
