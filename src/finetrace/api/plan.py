@@ -52,7 +52,9 @@ def items(
     wanted: Sequence[Contrast],
     sets: Sets,
     written: Answers | None = None,
+    trained: bool = False,
 ) -> tuple[Item, ...]:
+    """Every result that an audit needs of these contrasts. trained: the nulls were trained in this audit."""
     shared = _shared_key(request, pair, corpus)
     found = []
     for chosen in methods:
@@ -61,7 +63,7 @@ def items(
         found += [
             Item(chosen, contrast, _address(request, pair, chosen, contrast, key), told)
             for contrast in wanted
-            if reads(chosen, contrast, request.trains_nulls)
+            if reads(chosen, contrast, trained)
         ]
     return tuple(found)
 
