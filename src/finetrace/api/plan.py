@@ -112,10 +112,16 @@ def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
         "base": pair.identity(BASE),
         "tokenizer": pair.tokenizer_identity(),
         "vocabulary": vocabulary_identity(pair),
-        "template": request.chat_template,
-        "system": request.system,
         "corpus": corpus.identity,
         "slices": corpus.slices,
+    } | settings_key(request, pair)
+
+
+def settings_key(request: Request, pair: Pair) -> dict[str, Any]:
+    """Of the key what is neither a checkpoint nor a text: known before any weight is loaded."""
+    return {
+        "template": request.chat_template,
+        "system": request.system,
         "context": request.max_tokens,
         "seed": request.seed,
         "dtype": str(pair.dtype),

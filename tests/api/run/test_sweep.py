@@ -324,14 +324,18 @@ def test_the_table_has_a_line_a_run_and_takes_nothing_for_markup(places: Places,
         problem="There is no folder gone.",
     )
 
-    def drawn(ran: Sequence[Ran]) -> list[list[str]]:
-        console = Console(width=120, record=True, file=io.StringIO())
+    def drawn(ran: Sequence[Ran], width: int = 120) -> list[list[str]]:
+        console = Console(width=width, record=True, file=io.StringIO())
         console.print(table(ran))
         return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
     head, _, *lines = drawn([one, other])
-    assert head == ["organism", "variant", "method", "change", "safety", "seconds", "folder"]
-    assert lines[0] == ["big", "default", "kl", "within-nulls", "not-measured", "2.5", "a"]
-    assert lines[1] == ["[red]small", "default", "kl", "failed", "-", "2.5", "a"]
+    assert head == ["organism", "variant", "method", "change", "safety", "seconds"]
+    assert lines[0] == ["big", "default", "kl", "within-nulls", "not-measured", "2.5"]
+    assert lines[1] == ["[red]small", "default", "kl", "failed", "-", "2.5"]
     two = replace(one, config=replace(one.config, model=ModelEntry("second", str(places.base))))
     assert drawn([one, two])[0][:3] == ["organism", "variant", "model"]
+    narrow = [cell for line in drawn([one, other], 50) for cell in line]
+    assert {"within-nulls", "not-measured", "failed"} <= set(narrow), (
+        "verdicts are whole on a narrow terminal"
+    )
