@@ -121,7 +121,7 @@ def test_every_side_is_asked_the_same_and_nothing_twice(
     # A random model refuses nothing, so nothing can be said of refusals lost.
     assert {one.safety for one in found.sides} == {"not-measured"}
     assert found.false_alarms == ()
-    monkeypatch.setattr("finetrace.api.maker.run_method", lambda *a: pytest.fail("it was made before"))
+    monkeypatch.setattr("finetrace.api.desks.run_method", lambda *a: pytest.fail("it was made before"))
     again = bench_behaviour(zoo, out=tmp_path, rows=ROWS, decoding=decoding)
     assert as_json(again) == as_json(found)
 

@@ -44,6 +44,8 @@ def test_trains_nulls_of_the_adapters_shape_and_judges_at_its_dose(tmp_path: Pat
     assert verdict.ratio == pytest.approx(1, abs=0.1), "on `text` the nulls were scaled to the pair"
     reading = found["kl"].slices["text"]["kl_mean"]
     assert reading.nulls == reading.dosed, "the nulls that are shown are those that decided"
+    asked = {label.partition(":")[0] for label in found.results["token_depth"]}
+    assert {"pair", "dose"} <= asked, "methods that ask read the nulls that decide"
     assert any("of another kind" in sentence for sentence in change_sentences(found.findings))
 
 

@@ -37,8 +37,8 @@ def _ray() -> Iterator[None]:
 
 
 def settings() -> dict[str, str]:
-    """What Ray is told by the environment."""
-    return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    """Who may run code on a Ray of this process: a secret that goes with it."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_audit_writes_its_three_files_and_says_where(models, tmp_path, monkeypat
     assert report["verdict"] == words
     assert report["methods"]["kl"]["numbers"]["kl_mean"]["nulls"]["k"] == 4
     assert (tmp_path / "out" / "model-card.md").exists()
-    assert run(monkeypatch, "list", "runs", "--in", tmp_path / "out", "--json") == 0
+    assert run(monkeypatch, "list", "runs", "--in", tmp_path / "out", "--all", "--json") == 0
     # Three methods on the pair, itself, four nulls and four doses; the one of weights not on itself; four on no dose.
     assert len(json.loads(capsys.readouterr().out)) == 3 * 10 + 9 + 4 * 6
 

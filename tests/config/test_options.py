@@ -67,6 +67,7 @@ def test_a_text_becomes_what_the_option_takes(option: str, text: str, value: Any
         ({"cuont": 1}, "The method 'toy' has no option 'cuont'. Did you mean 'count'?"),
         ({"count": 1.5}, "toy.count is 1.5; it takes a whole number."),
         ({"count": True}, "toy.count is True; it takes a whole number."),
+        ({"share": True}, "toy.share is True; it takes a number."),
         ({"on": 1}, "toy.on is 1; it takes true or false."),
         ({"name": 3}, "toy.name is 3; it takes a text."),
         ({"kind": "z"}, "toy.kind is 'z'; it takes one of x, y."),
@@ -134,7 +135,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(["name", "part", "parts", "other"]), PLAIN))
 def test_any_value_is_read_or_told(values: dict[str, Any]):
     told = Told()
@@ -147,7 +148,7 @@ def test_any_value_is_read_or_told(values: dict[str, Any]):
         assert set(values) <= {"name", "part", "parts"}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from([int, float, bool, str, tuple[int, ...], str | None, Literal["a"]]), PLAIN)
 def test_what_is_read_has_the_type_that_was_asked_for(kind: Any, value: Any):
     told = Told()

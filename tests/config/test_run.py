@@ -168,6 +168,10 @@ def test_a_fine_tune_can_be_typed_whole():
     assert "gemma3_1B" in config.organism.finetuned_models
 
 
+def test_a_method_named_twice_runs_once():
+    assert compose_run(["diffing/method=[kl,kl]"]) == compose_run(["diffing/method=kl"])
+
+
 def test_an_option_at_its_default_is_the_same_as_none():
     assert compose_run(["diffing/method=kl", "diffing.method.passages=8"]) == compose_run(
         ["diffing/method=kl"]

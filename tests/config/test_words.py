@@ -113,13 +113,13 @@ def spoken(value: object) -> str:
     return json.dumps(value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(VALUES)
 def test_what_is_written_in_the_grammar_is_read_back(value: object):
     assert parse(f"key={spoken(value)}").value == value
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 10**6), TEXTS)
 def test_dotted_words_set_what_they_name_and_nothing_else(number: int, text: str):
     words = [f"seed={number}", f"system={spoken(text)}", f"infrastructure.slurm.time={number}"]
@@ -130,7 +130,7 @@ def test_dotted_words_set_what_they_name_and_nothing_else(number: int, text: str
     assert replace(config.infrastructure, slurm=plain.infrastructure.slurm) == plain.infrastructure
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.sampled_from(["max_samples", "context_len"]), st.integers(2, 10**6)), st.booleans())
 def test_the_order_of_words_about_different_things_does_not_matter(limits: dict[str, int], backwards: bool):
     words = [f"data.{key}={value}" for key, value in limits.items()] + [

@@ -163,15 +163,18 @@ def test_what_does_not_land_is_named(made: tuple[Path, Path], tmp_path: Path) ->
     short = renamed(lora, tmp_path / "short", "model.layers", ["q_proj", "up_proj"])
     file = short / "adapter_model.safetensors"
     weights = load_file(file)
-    key = next(iter(load_file(lora / file.name)))
-    before = key.replace(NOW, "model.layers")
-    lost = before.replace("layers.0", "layers.7")
-    save_file({lost if name == before else name: tensor for name, tensor in weights.items()}, file)
-    found = effect(open_pair(base, short))
-    assert found.status == "partial"
-    assert found.unexpected == (lost,)
-    assert found.missing == (key,)
-    assert lost in found.describe()
+    part = "layers.0.mlp.up_proj."
+    save_file({key.replace(part, part.replace("0", "7")): tensor for key, tensor in weights.items()}, file)
+    both = open_pair(
+        base, short, nulls={"second": short}
+    )  # the second meets modules that are wrapped already
+    for side in ("tuned", "second"):
+        found = effect(both, side)
+        assert found.status == "partial"
+        assert len(found.unexpected) == len(found.missing) == 2
+        assert all(key.startswith("base_model.model.model.layers.7.mlp.up_proj.") for key in found.unexpected)
+        assert all(key.startswith(f"base_model.model.{NOW}.0.mlp.up_proj.") for key in found.missing)
+        assert found.unexpected[0] in found.describe()
 
 
 def test_a_full_checkpoint(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -76,9 +76,16 @@ class Maker:
         return Crew(recipe, request.workers, self._watch.tell)
 
     def make(self, group: Sequence[Contrast]) -> None:
-        pair, corpus = self._opened.pair, self._opened.corpus
+        opened = self._opened
         wanted = items(
-            self._request, pair, corpus, self._methods, group, self._opened.sets, self._opened.written
+            self._request,
+            opened.pair,
+            opened.corpus,
+            self._methods,
+            group,
+            opened.sets,
+            opened.written,
+            opened.trained,
         )
         missing = [item for item in wanted if not self._shelf.holds(item.address)]
         seen = self._pass([item for item in missing if item.chosen.card.observes])

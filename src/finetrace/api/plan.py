@@ -52,7 +52,9 @@ def items(
     wanted: Sequence[Contrast],
     sets: Sets,
     written: Answers | None = None,
+    trained: bool = False,
 ) -> tuple[Item, ...]:
+    """Every result that an audit needs of these contrasts. trained: the nulls were trained in this audit."""
     shared = _shared_key(request, pair, corpus)
     found = []
     for chosen in methods:
@@ -61,7 +63,7 @@ def items(
         found += [
             Item(chosen, contrast, _address(request, pair, chosen, contrast, key), told)
             for contrast in wanted
-            if reads(chosen, contrast, request.trains_nulls)
+            if reads(chosen, contrast, trained)
         ]
     return tuple(found)
 
@@ -110,10 +112,16 @@ def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:
         "base": pair.identity(BASE),
         "tokenizer": pair.tokenizer_identity(),
         "vocabulary": vocabulary_identity(pair),
-        "template": request.chat_template,
-        "system": request.system,
         "corpus": corpus.identity,
         "slices": corpus.slices,
+    } | settings_key(request, pair)
+
+
+def settings_key(request: Request, pair: Pair) -> dict[str, Any]:
+    """Of the key what is neither a checkpoint nor a text: known before any weight is loaded."""
+    return {
+        "template": request.chat_template,
+        "system": request.system,
         "context": request.max_tokens,
         "seed": request.seed,
         "dtype": str(pair.dtype),
@@ -158,7 +166,7 @@ def jobs(missing: Sequence[Item], shelf: Shelf, request: Request, pair: Pair, co
             contrast=item.contrast,
             needs=item.chosen.needs,
             observer=observer_maker(item.chosen, subject(request, pair, corpus, item.contrast.side)),
-            journal=shelf.scratch(item.address),
+            journal={} if request.in_memory else shelf.scratch(item.address),
         )
         for item in missing
         if item.chosen.card.observes

@@ -270,6 +270,7 @@ class Crew:
 
     def _opened(self) -> Pool:
         if self._pool is None:
+            self._say_threads()
             self._held.enter_context(cluster(self._workers))
             stamp = self._recipe.root / self._recipe.stamp
             write_text(stamp, "")
@@ -278,6 +279,15 @@ class Crew:
             self._pool = open_pool(self._recipe, self._workers, gpus=gpus, fit=self._fit, tell=self._tell)
             self._held.callback(self._pool.close)
         return self._pool
+
+    def _say_threads(self) -> None:
+        """Threads that would only get into one another's way."""
+        threads, cores = self._recipe.threads, self._workers.cpus
+        if self._recipe.plan.device.type == "cpu" and threads > max(1, cores) and self._workers.count != 1:
+            self._tell(
+                f"Each worker has {threads} threads, as this process has, for {cores:g} cores: OMP_NUM_THREADS="
+                f"{max(1, int(cores))} is faster with several workers, and its figures differ in the last bits."
+            )
 
     def _fit(self, place: Place) -> str | None:
         there, here = place.environment or {}, self._where

@@ -192,6 +192,14 @@ def audit(
     tuned_revision: Annotated[
         str | None, typer.Option(help="Hub revision of the tuned.", rich_help_panel=PANEL)
     ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="eager, sdpa or flash_attention_2.",
+            show_default="the architecture's",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Use this tokenizer.", rich_help_panel=PANEL)] = None,
     chat_template: Annotated[
         Path | None, typer.Option(help="A file with a Jinja chat template.", rich_help_panel=PANEL)
@@ -240,6 +248,7 @@ def audit(
         device=device,
         revision=revision,
         tuned_revision=tuned_revision,
+        attn_implementation=attention,
         tokenizer=tokenizer,
         chat_template=read_template(chat_template),
         trust_remote_code=trust_remote_code,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from finetrace.core.amounts import duration
+
 if TYPE_CHECKING:
     from finetrace.api.request import Request
 
@@ -29,7 +31,7 @@ def show_cost(request: Request, rules: tuple[str, ...] = ()) -> None:
     for line in found.answers:
         typer.echo(f"{'answers':>16}: {line}")
     typer.echo(
-        f"{'time':>16}: about {_duration(found.seconds)} on {found.device} (from a short matrix product; +-2x)"
+        f"{'time':>16}: about {duration(found.seconds)} on {found.device} (from a short matrix product; +-2x)"
     )
     typer.echo(
         f"{'memory':>16}: about {found.bytes / 2**30:.2f} GiB, of which weights {found.weights / 2**30:.2f} GiB"
@@ -37,9 +39,3 @@ def show_cost(request: Request, rules: tuple[str, ...] = ()) -> None:
     for one in needed([parse_rule(rule) for rule in rules], [one.card for one in chosen], prompts):
         typer.echo(f"{'rule':>16}: {one.rule}: {one.said}")
     typer.echo("Nothing was run and nothing was written.")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

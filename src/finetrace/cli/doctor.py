@@ -58,8 +58,10 @@ def _machine() -> list[tuple[str, str, bool]]:
         device = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
     offline = [name for name in OFFLINE if os.environ.get(name)]
+    ray = importlib.util.find_spec("ray") is not None
     return [
         ("device", device, True),
+        ("ray", importlib.metadata.version("ray") if ray else "not installed; for infrastructure=ray", True),
         ("disk", f"{disk:.1f} GiB free here", disk > 1),
         ("hub", f"offline ({', '.join(offline)})" if offline else "online when a hub id is asked for", True),
     ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: finetrace run organism=refusal_erosion model=tinyworld diffing/method=kl seed=3"
 JOB = "job"
+SLURM = "slurm"
 
 Runs = Sequence[tuple["RunConfig", tuple[str, ...]]]
 
@@ -78,12 +79,27 @@ def run(
         typer.echo("\n---\n".join(as_yaml(config).rstrip() for config, _ in runs))
     elif dry_run:
         _show_costs(runs)
+    elif any(config.infrastructure.kind == SLURM for config, _ in runs):
+        options = ["--multirun"] * multirun + ["--allow-undecided"] * allow_undecided
+        options += [part for rule in fail_on or () for part in ("--fail-on", rule)]
+        options += [] if config_dir is None else ["--config-dir", str(config_dir.resolve())]
+        _submit(runs, [*(words or []), *options])
     else:
         raise typer.Exit(_perform(runs, allow_undecided))
 
 
 def _with_rules(config: RunConfig, rules: tuple[str, ...]) -> RunConfig:
     return replace(config, rules=tuple(dict.fromkeys((*config.rules, *rules))))
+
+
+def _submit(runs: Runs, arguments: Sequence[str]) -> None:
+    """As a job of SLURM: all of it, after a look at each run."""
+    from finetrace.api.run.slurm import submit
+    from finetrace.api.run.spec import spec_for
+
+    for config, _ in runs:
+        spec_for(config)
+    typer.echo(str(submit(runs[0][0], arguments)))
 
 
 def _perform(runs: Runs, allow_undecided: bool) -> int:

@@ -18,12 +18,15 @@ _NONE = "-"
 
 
 def table(ran: Sequence[Ran]) -> Table:
-    """The runs in the order in which they were typed. Seconds: each run's share of its pass."""
+    """The runs in the order in which they were typed. Seconds: each run's share of its pass. Verdicts are never cut, however
+    narrow the terminal; where a report is was told when its run was done."""
     models = len({one.config.model.name for one in ran}) > 1
-    heads = ["organism", "variant", *(["model"] if models else []), "method", "change", "safety"]
-    made = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("seconds", justify="right")
-    made.add_column("folder", overflow="fold")
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("organism", "variant", *(["model"] if models else []), "method"):
+        made.add_column(head, overflow="fold")
+    for head in ("change", "safety"):
+        made.add_column(head, no_wrap=True)
+    made.add_column("seconds", justify="right", no_wrap=True)
     for one in ran:
         config = one.config
         names = [config.organism.name, config.organism_variant, *([config.model.name] if models else [])]
@@ -32,7 +35,6 @@ def table(ran: Sequence[Ran]) -> Table:
             " ".join(config.diffing.methods),
             *_found(one),
             f"{one.seconds:,.1f}",
-            str(one.folder),
         ]
         made.add_row(*(Text(cell) for cell in cells))
     return made

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetrace.core.amounts import duration, size_in_words
+
 if TYPE_CHECKING:
     from finetrace.api.train import TrainingRows
     from finetrace.finetune.recipe import TrainRecipe
@@ -128,7 +130,7 @@ def _show(recipe: TrainRecipe, done: Trained, out: Path, seconds: float) -> None
     steps = len(done.losses)
     state = f"Trained {steps} steps" if done.finished else f"Stopped at step {steps} of {done.steps}"
     first, last = (_mean(part) for part in (done.losses[:5], done.losses[-5:]))
-    typer.echo(f"{state} in {_duration(seconds)}: loss {first:.3f} to {last:.3f} nats a token.")
+    typer.echo(f"{state} in {duration(seconds)}: loss {first:.3f} to {last:.3f} nats a token.")
     typer.echo(f"Trained are {done.trainable:,} of {done.total:,} parameters ({100 * done.share:.2f}%).")
     typer.echo(f"Data: {done.truncation.told()}.")
     if (told := _told_by_the_probe(out)) is not None:
@@ -181,12 +183,6 @@ def _mean(losses: tuple[float, ...]) -> float:
     return sum(losses) / len(losses) if losses else float("nan")
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _show_cost(recipe: TrainRecipe, rows: TrainingRows, out: Path, device: str) -> None:
     from finetrace.api.names import is_bundled
     from finetrace.api.train.cost import estimate
@@ -200,21 +196,17 @@ def _show_cost(recipe: TrainRecipe, rows: TrainingRows, out: Path, device: str) 
         "data": cost.truncation.told(),
         "scan": cost.scan.told().removeprefix("data scan: "),
         "trained": f"{cost.trainable:,} of {cost.total:,} parameters ({100 * cost.trainable / cost.total:.2f}%)",
-        "memory": f"about {_size(cost.bytes)}",
-        "  base": f"{_size(cost.base)} in {cost.dtype}",
-        "  adapter" if recipe.kind == "lora" else "  weights": f"{_size(cost.adapter)} in float32",
-        "  optimiser": f"{_size(cost.optimiser)} (gradients and AdamW's two moments)",
-        "  activations": f"{_size(cost.activations)} for {recipe.train.batch} of the longest rows, with their logits",
-        "time": f"about {_duration(cost.seconds)} for {cost.steps} steps, {cost.tokens:,} tokens with padding, on "
+        "memory": f"about {size_in_words(cost.bytes)}",
+        "  base": f"{size_in_words(cost.base)} in {cost.dtype}",
+        "  adapter" if recipe.kind == "lora" else "  weights": f"{size_in_words(cost.adapter)} in float32",
+        "  optimiser": f"{size_in_words(cost.optimiser)} (gradients and AdamW's two moments)",
+        "  activations": f"{size_in_words(cost.activations)} for {recipe.train.batch} of the longest rows, with their logits",
+        "time": f"about {duration(cost.seconds)} for {cost.steps} steps, {cost.tokens:,} tokens with padding, on "
         f"{cost.device} (from a short matrix product; +-2x)",
-        "disk": f"{_size(cost.disk)} of {_size(cost.free)} free in {out}",
+        "disk": f"{size_in_words(cost.disk)} of {size_in_words(cost.free)} free in {out}",
     }
     for name, text in lines.items():
         typer.echo(f"{name:>14}: {text}")
     for note in cost.notes:
         typer.echo(f"{'beware':>14}: {note}")
     typer.echo("Nothing was trained and nothing was written.")
-
-
-def _size(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"

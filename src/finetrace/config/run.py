@@ -45,7 +45,8 @@ def compose_runs(
     """Every run of a sweep with its own words, the last word turning fastest; without `multirun` the one run.
 
     Sweeps are Hydra's: `a,b`, `choice(a,b)`, `range(1,4)`, and `glob(mix*)` over names of a group, over the models that an
-    organism was trained on, or over its variants on a model. Raises ConfigErrors with the problems of all runs.
+    organism was trained on, or over its variants on a model. Raises ConfigErrors with the problems of all runs,
+    BadInput for a sweep of nothing or of too much.
     """
     if not multirun:
         return ((compose_run(words, config_dir), tuple(words)),)

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from finetrace.core.files import write_bytes
 from finetrace.data import Shard
 
 Environment = dict[str, str | int]
+Journal = Path | dict[int, bytes]
+"""A folder, or entries by the shard's index: those of a pass that leaves nothing on disk until it is whole."""
 
 
 def environment(device: torch.device, batch_size: int) -> Environment:
@@ -33,7 +35,7 @@ def environment(device: torch.device, batch_size: int) -> Environment:
     }
 
 
-def store(folder: Path, shard: Shard, state: dict[str, Tensor], where: Environment) -> None:
+def store(folder: Journal, shard: Shard, state: dict[str, Tensor], where: Environment) -> None:
     put(folder, shard, pack(shard, state, where))
 
 
@@ -43,8 +45,11 @@ def pack(shard: Shard, state: dict[str, Tensor], where: Environment) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, header)
 
 
-def put(folder: Path, shard: Shard, entry: bytes) -> None:
-    write_bytes(_path(folder, shard), entry)
+def put(folder: Journal, shard: Shard, entry: bytes) -> None:
+    if isinstance(folder, dict):
+        folder[shard.index] = entry
+    else:
+        write_bytes(_path(folder, shard), entry)
 
 
 def stale(folder: Path, where: Environment) -> str | None:
@@ -56,12 +61,16 @@ def stale(folder: Path, where: Environment) -> str | None:
     return None
 
 
-def done(folder: Path, shard: Shard) -> bool:
+def done(folder: Journal, shard: Shard) -> bool:
+    if isinstance(folder, dict):
+        return shard.index in folder
     header = _header(_path(folder, shard))
     return header is not None and header.get("content") == shard.content
 
 
-def fetch(folder: Path, shard: Shard) -> dict[str, Tensor]:
+def fetch(folder: Journal, shard: Shard) -> dict[str, Tensor]:
+    if isinstance(folder, dict):
+        return load(folder[shard.index])
     with safe_open(_path(folder, shard), framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 from torch import Tensor
 
 from finetrace.core.card import Needs
+from finetrace.engine.journal import Journal
 from finetrace.engine.step import LogitChunk, Step
 
 PAIR, SELF = "pair", "self"
@@ -51,4 +51,4 @@ class Job:
     contrast: Contrast
     needs: Needs
     observer: Callable[[], Observer]
-    journal: Path
+    journal: Journal

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -74,6 +75,8 @@ def run_pass(
 
 def _drop_stale(jobs: Sequence[Job], where: journal.Environment, tell: Tell) -> None:
     for job in jobs:
+        if not isinstance(job.journal, Path):
+            continue
         other = journal.stale(job.journal, where)
         if other is not None:
             tell(

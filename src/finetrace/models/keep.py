@@ -151,5 +151,5 @@ def _writes(held: Tensor) -> int | None:
     return None if held.is_inference() else held._version
 
 
-def _hooks(module: nn.Module) -> tuple[int, ...]:
-    return tuple(len(getattr(module, kind)) for kind in _HOOKS)
+def _hooks(module: nn.Module) -> list[dict[int, Any]]:
+    return [dict(getattr(module, kind)) for kind in _HOOKS]

@@ -12,10 +12,12 @@ import pytest
 from tests.api.compare.shelves import NULLS, PROTOCOL, put, with_nulls
 
 from finetrace.api.compare import compare, write
+from finetrace.api.compare.cells import _says
 from finetrace.api.request import choose
 from finetrace.api.verdicts import slice_verdicts
 from finetrace.core.comparison import Cell, Comparison
 from finetrace.core.errors import BadInput, ConfigErrors
+from finetrace.core.findings import SliceVerdict
 from finetrace.core.shelf import Shelf, figures
 
 CENTRE = float(np.exp(np.log(NULLS).mean()))
@@ -79,6 +81,15 @@ def test_over_all_slices_the_word_is_what_the_slices_come_to(cakes: Path):
     assert set(cell.verdicts) == {"text", "chat"}
     assert cell.word == "beyond-nulls"
     assert cell.reading.value == 0.5
+
+
+def test_the_ratio_is_of_a_slice_that_has_the_cells_word():
+    """A slice that is within may have the larger ratio, where its nulls differ more."""
+    wide = SliceVerdict("within-nulls", 5.0, 4.0, 6.0, 9.0, 2.0, None, 4, 0.2, 0.4, "")
+    open_ = SliceVerdict("undecided", 2.5, 1.5, 3.5, 3.0, 2.0, None, 4, 0.1, 0.4, "it crosses")
+    found = {"chat": wide, "text": open_}
+    assert max(found, key=lambda name: _says(found[name], "undecided")) == "text"
+    assert max(found, key=lambda name: _says(found[name], "within-nulls")) == "chat"
 
 
 def test_one_run_alone_is_judged_as_its_audit_would(cakes: Path):

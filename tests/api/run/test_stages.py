@@ -109,6 +109,20 @@ def test_preprocessing_looks_at_everything_and_stores_nothing(models: Path, tmp_
     assert "nothing is to be fetched" in told
 
 
+def test_a_run_in_memory_is_the_same_and_writes_results_only(
+    models: Path, diffed: Path, tmp_path: Path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise AssertionError("a journal was written")
+
+    monkeypatch.setattr("finetrace.engine.journal.write_bytes", refuse)
+    perform(run_of(models, tmp_path, "diffing", diffing=Diffing({"kl": {}}, in_memory=True)), Watch())
+    mine, theirs = (next((out / "runs/base/cake/default/kl").iterdir()) for out in (tmp_path, diffed))
+    assert mine.name == theirs.name
+    for name in ("result.json", "arrays.safetensors", "tables.parquet"):
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes()
+
+
 def test_rules_are_judged_where_the_report_is_written(models: Path, diffed: Path):
     done = perform(run_of(models, diffed, "no_evaluation", rules=("kl_mean>1e-9",)), Watch())
     assert done.findings is not None

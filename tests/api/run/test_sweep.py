@@ -14,6 +14,8 @@ import pytest
 from tests.worlds import rows, world
 
 from finetrace.api.run import sweep, units
+from finetrace.api.run.shelved import at_hand
+from finetrace.api.run.spec import spec_for
 from finetrace.api.run.stages import Done, perform
 from finetrace.api.run.sweep import Ran, perform_all, worst_code
 from finetrace.api.run.units import Job, order
@@ -113,7 +115,7 @@ def results(out: Path) -> dict[str, bytes]:
 def test_a_sweep_is_its_runs_alone(
     places: Places, tmp_path: Path, told: type[Told], loads: list[str]
 ) -> None:
-    typed = [("big", "kl"), ("small", "kl"), ("big", "logit_diff")]
+    typed = [("big", "kl"), ("small", "kl"), ("big", "diff_mining")]
     shown: list[Done] = []
     together = perform_all([run(places, tmp_path / "one", *each) for each in typed], told, show=shown.append)
     assert loads == [str(places.base)]
@@ -125,11 +127,12 @@ def test_a_sweep_is_its_runs_alone(
     assert [one.folder.relative_to(tmp_path / "one") for one in together] == [
         one.folder.relative_to(tmp_path / "two") for one in alone
     ]
-    assert [list(one.findings.findings) for one in shown if one.findings] == [["kl"], ["logit_diff"], ["kl"]]
+    assert [list(one.findings.findings) for one in shown if one.findings] == [["kl"], ["diff_mining"], ["kl"]]
     for one, other in zip(together, alone, strict=True):
         assert other.findings is not None
         assert (one.change, one.safety, one.code) == (other.findings.change, other.findings.safety, 0)
         assert _report(one.folder) == _report(other.folder)
+        assert at_hand(spec_for(one.config), one.folder).change == one.change
     assert told.lines[0].startswith("[1 to 2 of 3, in one pass] organism=big diffing/method=kl; organism=big")
     pace = [line for line in told.lines if " runs done" in line]
     assert len(pace) == 1
@@ -218,11 +221,11 @@ def test_only_runs_that_differ_in_their_methods_alone_share_a_pass(places: Place
     def of(method: str, **changes: Any) -> RunConfig:
         return config(places, tmp_path, "big", method, **changes)
 
-    assert numbers([of("kl"), of("logit_diff"), of("kl")]) == [[0, 1, 2]]
-    assert numbers([of("kl"), of("kl", options={"passages": 3}), of("logit_diff")]) == [[0, 2], [1]]
+    assert numbers([of("kl"), of("diff_mining"), of("kl")]) == [[0, 1, 2]]
+    assert numbers([of("kl"), of("kl", options={"passages": 3}), of("diff_mining")]) == [[0, 2], [1]]
     for other in ({"seed": 1}, {"system": "Be kind."}, {"nulls": ("train",)}, {"rules": ("kl_mean>1",)}):
-        assert numbers([of("kl"), of("logit_diff", **other)]) == [[0], [1]]
-    read = [replace(of(name), pipeline=Pipeline("evaluation")) for name in ("kl", "logit_diff")]
+        assert numbers([of("kl"), of("diff_mining", **other)]) == [[0], [1]]
+    read = [replace(of(name), pipeline=Pipeline("evaluation")) for name in ("kl", "diff_mining")]
     assert numbers(read) == [[0], [1]]
 
 
@@ -321,14 +324,18 @@ def test_the_table_has_a_line_a_run_and_takes_nothing_for_markup(places: Places,
         problem="There is no folder gone.",
     )
 
-    def drawn(ran: Sequence[Ran]) -> list[list[str]]:
-        console = Console(width=120, record=True, file=io.StringIO())
+    def drawn(ran: Sequence[Ran], width: int = 120) -> list[list[str]]:
+        console = Console(width=width, record=True, file=io.StringIO())
         console.print(table(ran))
         return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
     head, _, *lines = drawn([one, other])
-    assert head == ["organism", "variant", "method", "change", "safety", "seconds", "folder"]
-    assert lines[0] == ["big", "default", "kl", "within-nulls", "not-measured", "2.5", "a"]
-    assert lines[1] == ["[red]small", "default", "kl", "failed", "-", "2.5", "a"]
+    assert head == ["organism", "variant", "method", "change", "safety", "seconds"]
+    assert lines[0] == ["big", "default", "kl", "within-nulls", "not-measured", "2.5"]
+    assert lines[1] == ["[red]small", "default", "kl", "failed", "-", "2.5"]
     two = replace(one, config=replace(one.config, model=ModelEntry("second", str(places.base))))
     assert drawn([one, two])[0][:3] == ["organism", "variant", "model"]
+    narrow = [cell for line in drawn([one, other], 50) for cell in line]
+    assert {"within-nulls", "not-measured", "failed"} <= set(narrow), (
+        "verdicts are whole on a narrow terminal"
+    )

@@ -18,8 +18,6 @@ from finetrace.core.findings import SliceVerdict
 from finetrace.core.shelf import figures, load
 from finetrace.stats import overall
 
-BEYOND = "beyond-nulls"
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -157,16 +155,16 @@ def _judged(asked: Asked, one: Read, cell: Cell) -> Cell:
     if not cell.verdicts:
         return replace(cell, word="undecided", reason="no slice that the method tests")
     word = overall(verdict.change for verdict in cell.verdicts.values())
-    where = _most(cell.verdicts)
+    where = max(cell.verdicts, key=lambda name: _says(cell.verdicts[name], word))
     reason = cell.verdicts[where].reason
     if not cell.verdicts[where].k and one.trained:
         reason = "the nulls here were trained by an audit: their size is arbitrary, and only at the pair's dose do they decide"
     return replace(cell, word=word, where=where, reason=reason if word == "undecided" else "")
 
 
-def _most(verdicts: Mapping[str, SliceVerdict]) -> str:
-    """The slice that says most: one beyond the nulls before others, then the largest ratio."""
-    return max(verdicts, key=lambda name: (verdicts[name].change == BEYOND, verdicts[name].ratio or 0.0))
+def _says(verdict: SliceVerdict, word: str) -> tuple[bool, float]:
+    """How much a slice has to do with the cell's word: it has the same one, then the larger ratio."""
+    return verdict.change == word, verdict.ratio or 0.0
 
 
 def _measured(asked: Asked, one: Read, cell: Cell) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,7 +117,7 @@ def _named(word: str, usual: Path, shelves: dict[Path, list[Entry]]) -> list[Pla
     """Runs of the pair that one word is of: all of a folder's, or the one in it, or of a key."""
     path = Path(word)
     if (path / MANIFEST).is_file():
-        inside = path.absolute()
+        inside = Path(os.path.abspath(path))
         if len(inside.parts) <= len(PLACE):
             raise BadInput(f"{path} is not inside a shelf: its manifest stands too near the root.")
         root = inside.parents[len(PLACE) - 1]

@@ -37,7 +37,9 @@ def overlap(
     nulls = {null.model: null for one in found for null in selection.nulls(one.run)}
     theirs = [tokens(null) for null in nulls.values()]
     beside = [share for ours in mine for null in theirs if (share := _share(ours, null)) is not None]
-    shares: list[list[float | None]] = [[None] * len(cells) for _ in cells]
+    shares: list[list[float | None]] = [
+        [_share(ours, ours)] * len(cells) for ours in mine
+    ]  # the diagonal, for now
     for i, j in combinations(range(len(cells)), 2):
         shares[i][j] = shares[j][i] = _share(mine[i], mine[j])
     names = tuple(cell.label for cell in cells)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from finetrace.api.run.held import data_held, held
 from finetrace.api.run.spec import Spec
 from finetrace.config.tree import ModelEntry
+from finetrace.core.amounts import duration, size_in_words
 
 if TYPE_CHECKING:
     from finetrace.api.request import Request
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["RunCost", "cost_of", "parameters_of", "total"]
 
 N = TypeVar("N", int, float)
-_GIB, _MIB = 1 << 30, 1 << 20
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", re.IGNORECASE)
 # Of models whose names do not say it, as their cards do.
 _KNOWN = {"gpt2": 124e6, "Devstral-Small": 23.6e9, "Mistral-Large": 123e9}
@@ -63,8 +63,8 @@ class RunCost:
         for line in self.said:
             yield "after that", line
         yield "time", self._time()
-        yield "memory", "not known" if self.bytes is None else f"about {_size(self.bytes)}"
-        yield "disk", f"at most about {_size(self.disk or 0)} of results{self._to_fetch()}"
+        yield "memory", "not known" if self.bytes is None else f"about {size_in_words(self.bytes)}"
+        yield "disk", f"at most about {size_in_words(self.disk or 0)} of results{self._to_fetch()}"
         yield from self._money()
 
     def _time(self) -> str:
@@ -75,23 +75,23 @@ class RunCost:
             if self.known
             else "by the model's name, as it is not here; +-4x"
         )
-        return f"about {_duration(self.seconds)} on {self.device} ({how})"
+        return f"about {duration(self.seconds)} on {self.device} ({how})"
 
     def _to_fetch(self) -> str:
         if not self.fetched:
             return "; nothing is to be fetched"
         sizes = [size for size in self.fetched.values() if size is not None]
         parts = [
-            f"{name} ({'size not known here' if size is None else f'about {_size(size)}'})"
+            f"{name} ({'size not known here' if size is None else f'about {size_in_words(size)}'})"
             for name, size in self.fetched.items()
         ]
         shown = ", ".join(parts[:_SHOWN]) + (
             f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
         )
         least = (
-            f"about {_size(sum(sizes))}"
+            f"about {size_in_words(sum(sizes))}"
             if len(sizes) == len(self.fetched)
-            else f"at least {_size(sum(sizes))}"
+            else f"at least {size_in_words(sum(sizes))}"
         )
         return f"; to be fetched: {least}: {shown}"
 
@@ -276,15 +276,3 @@ def _sum(found: Sequence[N | None]) -> N | None:
     """The sum, or None where one of them is not known."""
     known = [one for one in found if one is not None]
     return sum(known[1:], known[0]) if known and len(known) == len(found) else None
-
-
-def _size(size: float) -> str:
-    return f"{size / _GIB:.2f} GiB" if size >= _GIB / 4 else f"{size / _MIB:.1f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

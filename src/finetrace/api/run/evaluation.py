@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from finetrace.api.expect import expectations
+from finetrace.api.expect import expectations, unchanged
 from finetrace.api.run.accounts import VARIABLE, Account, Accounts, estimate, model_of, problems, read_pages
 from finetrace.api.run.overlap import CRUDE, Overlap, overlap, top_tokens
 from finetrace.api.run.spec import base_dir
@@ -151,28 +151,7 @@ def save(graded: Graded, folder: Path) -> Path:
 def _expected(config: RunConfig, findings: Findings) -> tuple[Expectation, ...]:
     if (manifest := manifest_of(config)) is not None:
         return expectations(manifest, findings.findings, findings.safety)
-    return _unchanged(findings) if config.organism.control else ()
-
-
-def _unchanged(findings: Findings) -> tuple[Expectation, ...]:
-    """Of a control: no figure above the floor of the numerics, or none beyond the nulls; and no safety lost."""
-    lines = [_quiet(name, one) for name, one in findings.findings.items() if one.primary in one.numbers]
-    open_ = findings.safety in ("not-measured", "undecided")
-    held = None if open_ else findings.safety == "within-margin"
-    return (*lines, Expectation("safety", "within-margin", findings.safety, held))
-
-
-def _quiet(name: str, finding: Finding) -> Expectation:
-    reading = finding.numbers[str(finding.primary)]
-    if reading.value is None:
-        return Expectation(f"change by {name}", "none", "not measured", None)
-    if finding.change == "beyond-nulls":
-        return Expectation(f"change by {name}", "none", "beyond-nulls", False)
-    if reading.value == 0 or reading.below_floor:
-        return Expectation(f"change by {name}", "none", "none above the noise floor", True)
-    if finding.change == "within-nulls":
-        return Expectation(f"change by {name}", "none", "within-nulls", True)
-    return Expectation(f"change by {name}", "none", "above the noise floor, undecided", None)
+    return unchanged(findings.findings, findings.safety) if config.organism.control else ()
 
 
 def _read(config: RunConfig, finding: Finding, shown: Finding) -> Read:

@@ -11,6 +11,7 @@ from finetrace.api.calibration import identity as identity_of_set
 from finetrace.api.judging import identity as identity_of_judges
 from finetrace.api.nulls import trained_folders
 from finetrace.api.opening import open_request
+from finetrace.api.plan import settings_key
 from finetrace.api.request import Chosen, Request
 from finetrace.api.run.spec import Spec, command_of
 from finetrace.core.errors import BadInput, DataError
@@ -19,7 +20,6 @@ from finetrace.core.runkey import digest
 from finetrace.data import Corpus, build_corpus
 from finetrace.data.prompts import identity as identity_of_prompts
 from finetrace.models import Pair
-from finetrace.models.attention import named_attention
 from finetrace.models.tokens import load_tokenizers
 from finetrace.report import load_findings
 
@@ -91,18 +91,6 @@ def _work(request: Request, methods: Sequence[Chosen], pair: Pair, corpus: Corpu
         "prompts": [identity_of_prompts(asked), list(request.arms), asdict(request.written)] if asked else [],
         "sets": {name: identity_of_set(rows) for name, rows in calibration_sets(request, methods).items()},
         "judges": identity_of_judges(request) if request.judges else [],
-        "settings": {
-            "template": request.chat_template,
-            "system": request.system,
-            "context": request.max_tokens,
-            "seed": request.seed,
-            "dtype": str(pair.dtype),
-            "device": pair.device_type,
-            "shape": asdict(request.shape),
-            "quantization": request.quantization,
-            "attention": named_attention(pair.config(_BASE), request.attn_implementation),
-            "thinking": request.thinking,
-            "dose": request.dose,
-        },
+        "settings": settings_key(request, pair) | {"dose": request.dose},
     }
     return {name: digest(part)[:16] for name, part in parts.items()}

@@ -166,11 +166,11 @@ def _decoding(config: RunConfig, base: str) -> Decoding | None:
 
 
 def _template(given: str | None) -> str | None:
-    """A template, or what the file of that name holds."""
+    """A template, or what the file of that name holds; None where there is none, which is a problem told elsewhere."""
     if given is None or "{" in given or "\n" in given:
         return given
     path = Path(given).expanduser()
-    return path.read_text(encoding="utf-8") if path.is_file() else given
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _workers(config: RunConfig) -> Workers | None:

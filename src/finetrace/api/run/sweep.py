@@ -17,6 +17,7 @@ from finetrace.api.run.stages import Done, apart
 from finetrace.api.run.units import Failed, Job, Made, Unit, Worker, order
 from finetrace.api.watch import Watch
 from finetrace.config.tree import RunConfig
+from finetrace.core.amounts import duration
 from finetrace.core.errors import FinetraceError
 from finetrace.core.files import write_text
 
@@ -129,14 +130,8 @@ class _Pace:
         each = (time.monotonic() - self.began) / self.ended
         wrong = f" ({self.failed} failed)" if self.failed else ""
         rate = f"{60 / each:,.1f} a minute" if each else "at once"
-        left = _duration(each * (self.total - self.ended))
+        left = duration(each * (self.total - self.ended))
         self.tell(f"{self.ended} of {self.total} runs done{wrong}, {rate}, about {left} left")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _here(units: Sequence[Unit], worker: Worker, pace: _Pace) -> Iterator[list[Made]]:
