@@ -21,6 +21,7 @@ from finetrace.config.tree import (
     RunConfig,
     Slurm,
 )
+from finetrace.store.keeping import TYPES
 
 __all__ = ["CHECKS", "DTYPES", "KINDS", "NAME"]
 
@@ -62,7 +63,7 @@ def _variants(value: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def _layers(value: tuple[float, ...]) -> str | None:
-    good = value and all(0 <= one <= 1 or (one > 1 and one == int(one)) for one in value)
+    good = all(0 <= one <= 1 or (one > 1 and one == int(one)) for one in value)
     return None if good else "a layer is relative, from 0 (first) to 1 (last), or a whole number."
 
 
@@ -90,6 +91,7 @@ CHECKS: Mapping[tuple[type, str], Check] = {
     (Preprocessing, "layers"): _layers,
     (Preprocessing, "max_samples_per_dataset"): _at_least(1),
     (Preprocessing, "context_len"): _at_least(2),
+    (Preprocessing, "store_dtype"): _one_of(TYPES),
     (Diffing, "batch_size"): _at_least(1),
     (Agent, "runs"): _at_least(1),
     (RunConfig, "max_new_tokens"): _at_least(1),

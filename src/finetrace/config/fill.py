@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -44,6 +45,9 @@ UNREADABLE: Any = object()
 
 UNIONS = (typing.Union, types.UnionType)
 
+# PyYAML reads 1e-4 as a text, since it has no point; where a number is wanted it is that number, as Hydra has it.
+_POWER = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]{1,2}")
+
 Check = Callable[[Any], str | None]
 _NO_CHECKS: Mapping[tuple[type, str], Check] = types.MappingProxyType({})
 
@@ -55,8 +59,11 @@ class Told:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def unused(self, name: str, value: Any, found: Unused) -> None:
-        """A key that is known, and of no use or impossible here; where it asks for nothing there is nothing to say."""
+    def unused(self, name: str, value: Any, found: Unused | None) -> None:
+        """A key that is known, and of no use or impossible here; where it asks for nothing there is nothing to say, nor is
+        there where nothing was found."""
+        if found is None:
+            return
         nothing = value is None or value in ("", [], {}) or (value == 0 and value is not False)
         if found.wrong:
             self.problems.append(f"{name} cannot be done: {found.why}.")
@@ -216,6 +223,8 @@ def _scalar(kind: Any, value: Any) -> Any:
     if kind is Any:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, str) and _POWER.fullmatch(value):
         return float(value)
     if isinstance(value, bool) and kind is not bool:
         return UNREADABLE

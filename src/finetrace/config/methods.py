@@ -14,7 +14,7 @@ from finetrace.config.fill import Told, hint_at, hints, near
 from finetrace.config.grammar import Word
 from finetrace.config.groups import METHOD, entry, has
 from finetrace.config.options import check_options
-from finetrace.config.peer import METHOD_MOVED, MOVED, NOT_BUILT, unused_option
+from finetrace.config.peer import METHOD_MOVED, MOVED, NOT_BUILT, translated, unused_option
 from finetrace.config.reading import flat
 from finetrace.config.typed import Typed, typed_value
 from finetrace.core.card import Broken, Method, discover
@@ -111,11 +111,13 @@ def _renamed(
     """A file's options by our names; those that stand elsewhere here go to `below`, those without use to the notes."""
     made: dict[str, Any] = {}
     known = hints(_cards()[0][method].config)
+    # There, no layers are those of all activations that are stored; here a method has layers of its own.
+    values = {key: value for key, value in values.items() if key != "layers" or value is not None}
     for option, value in flat({key: values[key] for key in values if key not in known}).items():
         ours = METHOD_MOVED.get(method, {}).get(option)
-        unused = unused_option(option)
+        unused = unused_option(method, option, value, typed=False)
         if ours is not None and value is not None:
-            made[ours] = value
+            made[ours] = translated(ours, value)
         elif (moved := MOVED.get(_OPTION + option)) is not None:
             below[moved] = value
         elif option == "layers" and "layer" in known and isinstance(value, list):
@@ -126,7 +128,7 @@ def _renamed(
                     f"{where}layers has no use here: {method} reads at one layer; sweep diffing.method.layer."
                 )
         elif unused is not None:
-            told.notes.append(f"{where}{option.split('.')[0]} has no use here: {unused.why}.")
+            told.unused(f"{where}{unused[0]}", value, unused[1])
         elif ours is None:
             made[option] = value
     return made | {key: value for key, value in values.items() if key in known}
@@ -147,7 +149,8 @@ def _set(one: Typed, found: dict[str, dict[str, Any]], cards: Mapping[str, Metho
         config = cards[name].config
         ours = METHOD_MOVED.get(name, {}).get(option, option)
         if ours in hints(config):
-            found[name][ours], had = typed_value(word, hint_at(config, (ours,))), True
+            value = typed_value(word, hint_at(config, (ours,)))
+            found[name][ours], had = translated(ours, value) if ours != option else value, True
         elif option == "layers" and "layer" in hints(config):
             had = True
             layers = word.value if isinstance(word.value, list) else [word.value]
@@ -160,8 +163,10 @@ def _set(one: Typed, found: dict[str, dict[str, Any]], cards: Mapping[str, Metho
                 )
     if had or word.key == "layers" or not targets:
         return
-    if (unused := unused_option(option, word.value)) is not None:
-        told.unused(_OPTION + option, word.value, unused)
+    known = [unused_option(name, option, word.value, typed=True) for name in targets]
+    if any(known):
+        for unused in dict.fromkeys(found for _, found in filter(None, known)):
+            told.unused(_OPTION + option, word.value, unused)
         return
     everyone = {known for name in targets for known in hints(cards[name].config)}
     who = f"The method '{targets[0]}' has no" if len(targets) == 1 else f"None of {', '.join(targets)} has an"

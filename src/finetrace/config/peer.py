@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["METHOD_MOVED", "MOVED", "NOT_BUILT", "Unused", "unused", "unused_option"]
+__all__ = ["METHOD_MOVED", "MOVED", "NOT_BUILT", "Unused", "translated", "unused", "unused_option"]
 
-NOT_BUILT = (
-    "activation_oracle",
-    "crosscoder",
-    "weight_amplification",
-)
+NOT_BUILT = ("activation_oracle", "weight_amplification")
 """Methods of that toolkit that finetrace does not have yet."""
 
 MOVED: Mapping[str, str] = {
@@ -37,6 +33,15 @@ MOVED: Mapping[str, str] = {
 }
 """Dotted key -> what it is here: short names, and those of that toolkit."""
 
+_DICTIONARY_MOVED: Mapping[str, str] = {
+    "training.expansion_factor": "expansion",
+    "training.k": "k",
+    "training.batch_size": "batch",
+    "training.epochs": "epochs",
+    "training.max_steps": "steps",
+    "model.type": "kind",
+}
+
 METHOD_MOVED: Mapping[str, Mapping[str, str]] = {
     "activation_difference_lens": {
         "n": "positions",
@@ -54,8 +59,18 @@ METHOD_MOVED: Mapping[str, Mapping[str, str]] = {
         "filter_special_tokens": "mask_special",
         "normalize_tokens": "merge_variants",
     },
+    "pca": {"training.n_components": "components"},
+    "sae_difference": _DICTIONARY_MOVED,
+    "crosscoder": {
+        **_DICTIONARY_MOVED,
+        "training.lr": "lr",
+        "model.code_normalization": "code_norm",
+    },
 }
 """Method -> its option there -> its option here."""
+
+_VALUES: Mapping[str, Mapping[Any, Any]] = {"kind": {"batch-top-k": "batch_topk"}}
+"""An option here -> what its values are called there -> and here."""
 
 _STREAMED = "nothing is stored between the pass over the texts and the results"
 _TEXTS = "the texts are those that data= names"
@@ -65,6 +80,9 @@ _ALONE = "a report holds all that was measured"
 _JUDGED = "judges are named by judges=, the agent by diffing.evaluation.agent.model"
 _NOT_YET = "it is not built yet"
 _ONE_WAY = "there is one way to do it here"
+_SHELVED = "what is on the shelf is used as it is"
+_PASSAGES = "diffing.method.passages says how many texts are shown"
+_CUT = "tokens are those of the texts: data.max_samples and data.context_len cut them"
 
 _UNUSED: Mapping[str, str] = {
     "wandb*": _SENT,
@@ -116,7 +134,7 @@ _CHANGES: Mapping[str, str] = {
 
 _UNUSED_OPTIONS: Mapping[str, str] = {
     "requires_preprocessing": _STREAMED,
-    "overwrite": "what is on the shelf is used as it is",
+    "overwrite": _SHELVED,
     "datasets": _TEXTS,
     "num_workers": _ONE_WAY,
     "debug_print_samples": _ALONE,
@@ -142,6 +160,77 @@ _UNUSED_OPTIONS: Mapping[str, str] = {
 }
 """First part of a method's option there -> why it has no use here."""
 
+_DICTIONARY_UNUSED: Mapping[str, str] = {
+    "training.num_samples": _CUT,
+    "training.num_validation_samples": "diffing.method.held is the share of the texts that is held out",
+    "training.validate_every_n_steps": "held-out texts are looked at ten times in a training",
+    "training.local_shuffling": "tokens are shuffled as they come",
+    "training.local_shuffling_shard_size": "tokens are shuffled as they come",
+    "training.workers": _STREAMED,
+    "training.overwrite": _SHELVED,
+    "datasets.normalization": "states are always centred and scaled, by the tokens that are trained on",
+    "optimization.resample_steps": "dead latents learn from what the others leave over, and none is drawn anew",
+    "optimization.warmup_steps": "the first twentieth of the steps warms up",
+    "analysis.enabled": "a dictionary is always analysed",
+    "analysis.latent_scaling": "latents are always scaled, on the texts that are held out",
+    "analysis.latent_activations": _PASSAGES,
+    "analysis.latent_steering": _NOT_YET,
+    "upload": f"{_SENT}; diffing.method.keep=true saves the dictionary",
+}
+
+_METHOD_UNUSED: Mapping[str, Mapping[str, str]] = {
+    "activation_analysis": {
+        "method_params.num_workers": _STREAMED,
+        "method_params.skip_first_n_tokens": "first tokens are always apart, in a table of their own",
+        "analysis.statistics": "all of them are reported",
+        "analysis.max_activating_examples": _PASSAGES,
+    },
+    "pca": {
+        "training.batch_size": "the sums are exact, whatever is added up at once",
+        "training.num_samples": _CUT,
+        "training.local_shuffling": "the sums are exact, in whatever order",
+        "training.local_shuffling_shard_size": "the sums are exact, in whatever order",
+        "training.workers": _STREAMED,
+        "training.overwrite": _SHELVED,
+        "datasets.ignore_first_n_tokens_per_sample_during_training": "the first token of a text is always apart",
+        "datasets.normalization": "one factor for all tokens turns no direction; diffing.method.normalise is by token",
+        "analysis.enabled": "components are always analysed",
+        "analysis.max_activating_examples": _PASSAGES,
+        "analysis.component_steering": "diffing.method.steer says along how many directions, diffing.method.strength how far",
+    },
+    "sae_difference": {
+        **_DICTIONARY_UNUSED,
+        "training.lr": "the learning rate goes by the number of latents",
+        "training.encoder_init_norm": _ONE_WAY,
+    },
+    "crosscoder": {
+        **_DICTIONARY_UNUSED,
+        "training.mu": "the L1 term is in other units here, and diffing.method.l1 is its weight",
+        "training.k_max": "k is the same from the first step",
+        "training.k_annealing_steps": "k is the same from the first step",
+        "training.auxk_alpha": "what dead latents learn from weighs 1/32",
+        "model.same_init_for_all_layers": "both models' parts begin alike",
+        "model.norm_init_scale": _ONE_WAY,
+        "model.init_with_transpose": "the encoder begins as the decoder turned over",
+    },
+}
+"""Method -> its option there, or the part of the file that it is in -> why it has no use here."""
+
+_TURNED = (
+    "directions are of tuned - base; of base - tuned they are the same with the sign turned: leave it out"
+)
+_ONLY: Mapping[str, Mapping[str, tuple[Any, str]]] = {
+    "sae_difference": {"training.target": ("difference_ftb", _TURNED)},
+    "pca": {
+        "training.target": (
+            "difference_ftb",
+            f"{_TURNED}. Of the base and of the tuned model alone there are none: how much each varies along a direction of "
+            "the change is in the tables",
+        )
+    },
+}
+"""Method -> its option there -> the one value that is done here, and why no other."""
+
 
 @dataclass(frozen=True)
 class Unused:
@@ -160,8 +249,25 @@ def unused(name: str, value: Any) -> Unused | None:
     return None
 
 
-def unused_option(option: str, typed: Any = None) -> Unused | None:
-    """As `unused`, for a dotted option of a method. typed: what a word asks for, which is an error where it is not built
-    yet; in a file it is one of many that came with it."""
-    why = _UNUSED_OPTIONS.get(option.split(".")[0])
-    return None if why is None else Unused(why, wrong=why is _NOT_YET and typed not in (None, False))
+def translated(option: str, value: Any) -> Any:
+    """A value under the name that it has here. option: by its name here."""
+    known = _VALUES.get(option, {})
+    return known.get(value, value) if isinstance(value, str) else value
+
+
+def unused_option(method: str, option: str, value: Any, *, typed: bool) -> tuple[str, Unused | None] | None:
+    """As `unused`, for a dotted option of a method: the part of it that is meant, and what is to be said of that, if
+    anything. typed: by a word, which is an error where it asks for what is not built yet; in a file it is one of many that
+    came with it."""
+    only = _ONLY.get(method, {}).get(option)
+    if only is not None:
+        return option, None if value in (None, only[0]) else Unused(only[1], wrong=True)
+    known = _METHOD_UNUSED.get(method, {})
+    parts = option.split(".")
+    for part in (".".join(parts[:many]) for many in range(len(parts), 0, -1)):
+        why = known.get(part)
+        if why is None and "." not in part:
+            why = _UNUSED_OPTIONS.get(part)
+        if why is not None:
+            return part, Unused(why, wrong=typed and why is _NOT_YET and value not in (None, False))
+    return None

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from finetrace.store.keeping import TYPES
+
 __all__ = [
     "AUTO", "MODES", "Agent", "DataSet", "DeviceMap", "Diffing", "Evaluation", "Infrastructure", "ModelEntry", "OrganismEntry",
     "Pipeline", "Preprocessing", "RayCluster", "RunConfig", "Slurm", "Storage", "TrainingData", "Variant",
@@ -202,11 +204,17 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the texts are cut to. layers: relative or whole; for methods that store activations."""
+    """What the texts are cut to, and whether hidden states are kept on disk. layers: of those that are kept, relative or
+    whole; none are those that the methods read. store: they are kept, in store_dir (`activations` beside the shelf, if None),
+    in store_dtype. store_nulls: those of each null, too."""
 
-    layers: tuple[float, ...] = (0.5,)
+    layers: tuple[float, ...] = ()
     max_samples_per_dataset: int | None = None
     context_len: int | None = None
+    store: bool = False
+    store_dir: str | None = None
+    store_dtype: str = TYPES[0]
+    store_nulls: bool = False
 
 
 @dataclass(frozen=True)

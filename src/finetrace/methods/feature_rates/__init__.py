@@ -61,7 +61,8 @@ KEYS = (
 def _needs(config: Config) -> Needs:
     if not config.sae:
         raise BadInput(
-            "feature_rates needs a pretrained SAE of the base: name its folder or hub id, --set feature_rates.sae=FOLDER."
+            "feature_rates needs a pretrained SAE of the base: name its folder or hub id, --set feature_rates.sae=FOLDER, or "
+            "diffing.method.sae=FOLDER in a run by name."
         )
     return Needs(steps=True, floor=True)
 
