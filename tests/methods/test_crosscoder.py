@@ -18,14 +18,16 @@ from finetrace.core.page import Figure, Number, Page, Passage, Table, Warning
 from finetrace.core.result import decode, encode
 from finetrace.data.roles import TEXT
 from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.findings import FEW, IDENTICAL
 from finetrace.dictionaries.reading import Tokens
+from finetrace.dictionaries.study import DICTIONARY
 from finetrace.engine import Step
 from finetrace.methods.crosscoder import KEYS, Config
 from finetrace.methods.crosscoder.describe import describe
 from finetrace.methods.crosscoder.figures import Sums
 from finetrace.methods.crosscoder.ranking import top_tokens
-from finetrace.methods.crosscoder.result import FEW, IDENTICAL, Result
-from finetrace.methods.crosscoder.run import DICTIONARY, run
+from finetrace.methods.crosscoder.result import Result
+from finetrace.methods.crosscoder.run import run
 
 LENGTH, VOCAB = 18, FEATURES
 CONFIG = Config(latents=96, k=4, batch=512, steps=500, lr=0.005, shown=12, keep=True)
@@ -178,7 +180,9 @@ def test_fewer_tokens_than_dimensions_are_said_and_not_trained_on(truth: Planted
     assert few.reason == FEW
     assert "18 tokens of 32 dimensions" in told[0]
     assert all(one.value is None for one in few.numbers.values())
-    assert any("fewer than the dimensions" in b.text for b in describe(few).blocks if isinstance(b, Warning))
+    assert any(
+        "fewer tokens than dimensions" in b.text for b in describe(few).blocks if isinstance(b, Warning)
+    )
 
 
 def test_a_page_has_its_numbers_beside_the_nulls_and_hides_nothing_by_itself(found: Result, null: Result):
@@ -210,7 +214,7 @@ def test_a_result_and_a_kept_dictionary_come_back(found: Result, folder: Path):
     kept = Dictionary.load(folder / DICTIONARY)
     assert (kept.models, kept.latents) == (2, 96)
     assert found.fitted is not None
-    assert int((kept.owner != 0).sum()) == found.fitted.exclusive == 10
+    assert int((kept.owner != 0).sum()) == int(np.count_nonzero(found.latents.data["owner"])) == 10
 
 
 def test_sums_are_those_of_one_token_at_a_time():

@@ -18,12 +18,15 @@ from finetrace.core.page import Page, Passage, Table, Warning
 from finetrace.core.result import decode, encode
 from finetrace.data.roles import TEMPLATE, TEXT
 from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.findings import CONSTANT, CONSTANT_PART, FEW, IDENTICAL
+from finetrace.dictionaries.study import DICTIONARY
+from finetrace.dictionaries.study import asked as settings
 from finetrace.engine import Step
 from finetrace.methods.sae_difference import KEYS, Config
 from finetrace.methods.sae_difference.describe import describe
 from finetrace.methods.sae_difference.ranking import top_tokens
-from finetrace.methods.sae_difference.result import CONSTANT, CONSTANT_PART, FEW, IDENTICAL, Result
-from finetrace.methods.sae_difference.run import DICTIONARY, run, settings
+from finetrace.methods.sae_difference.result import Result
+from finetrace.methods.sae_difference.run import run
 
 D, PLANTED, LENGTH, TEXTS = 16, 10, 12, 240
 CONFIG = Config(latents=24, k=1, batch=256, steps=500, shown=12, keep=True)

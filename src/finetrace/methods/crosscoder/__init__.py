@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetrace.core.card import Method, Needs
+from finetrace.core.dictionaries import problems
 from finetrace.core.errors import BadInput
 
 
@@ -51,38 +52,19 @@ class Config:
     keep: bool = False
 
     def __post_init__(self) -> None:
-        problems = [*_outside(self), *_low(self)]
-        if problems:
-            raise BadInput(f"crosscoder needs {', '.join(problems)}.")
+        if wrong := [*problems(self), *_own(self)]:
+            raise BadInput(f"crosscoder needs {', '.join(wrong)}.")
 
 
-def _outside(config: Config) -> Iterator[str]:
-    if not 0.0 <= config.layer <= 1.0:
-        yield f"layer from 0 (first) to 1 (last), not {config.layer}"
-    if not 0.0 < config.held < 1.0:
-        yield f"held above 0 and below 1, a share of the texts, not {config.held}"
+def _own(config: Config) -> Iterator[str]:
     if not 0.0 <= config.exclusive < 1.0:
         yield f"exclusive from 0 and below 1, a share of the latents, not {config.exclusive}"
-    if config.kind not in ("batch_topk", "relu"):
-        yield f"kind batch_topk or relu, not '{config.kind}'"
     if config.code_norm not in ("crosscoder", "sae", "mixed", "decoupled"):
         yield f"code_norm crosscoder, sae, mixed or decoupled, not '{config.code_norm}'"
-
-
-def _low(config: Config) -> Iterator[str]:
-    least = {"expansion": 1, "k": 1, "batch": 2, "memory": 1, "shown": 1, "tokens": 1, "passages": 0}
-    least |= {"delta": 0, "l1": 0}
-    for name, lowest in least.items():
-        if getattr(config, name) < lowest:
-            yield f"{name} >= {lowest}"
-    if config.latents is not None and config.latents < 2:
-        yield "latents >= 2"
-    if config.steps is not None and config.steps < 1:
-        yield "steps >= 1"
+    if config.delta < 0:
+        yield "delta >= 0"
     if config.lr is not None and config.lr <= 0:
         yield "lr > 0"
-    if config.epochs <= 0:
-        yield "epochs > 0"
 
 
 KEYS = (

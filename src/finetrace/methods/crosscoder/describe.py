@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from finetrace.core.page import Block, Number, Page, Passage, Warning
-from finetrace.methods.crosscoder import KEYS
-from finetrace.methods.crosscoder.plots import learning, norms, scaling
-from finetrace.methods.crosscoder.result import FEW, IDENTICAL, Result
-from finetrace.methods.crosscoder.tables import (
+from finetrace.core.page import Block, Number, Page, Warning
+from finetrace.dictionaries.findings import IDENTICAL, why
+from finetrace.dictionaries.page import beside, learning, passages, silence, warnings
+from finetrace.dictionaries.tables import (
     frequencies_table,
-    latents_table,
     nulls_table,
-    said,
     slices_table,
-    tags_table,
     tokens_table,
     training_table,
 )
+from finetrace.dictionaries.words import said
+from finetrace.methods.crosscoder import KEYS
+from finetrace.methods.crosscoder.plots import norms, scaling
+from finetrace.methods.crosscoder.result import Result
+from finetrace.methods.crosscoder.tables import CONSTANT_NAME, latents_table, tags_table
 
 LABELS = {
     "explained_change": (
@@ -37,69 +38,48 @@ LABELS = {
     "tuned_share": ("Tuned model given back", "Of the tuned model's variance on held-out texts."),
     "codes_per_token": ("Codes a token", "Latents that fire at a held-out token."),
 }
-FEW_TEXTS, FEW_TOKENS = 20, 10
 _POOR = 0.5
+_READ = "What a latent writes to the tuned model less what it writes to the base,"
+_LOOKED_AT = {"base": "base", "tuned": "tuned", "difference": "tuned less base"}
 
 
 def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     """Figures, whose the latents are, the latents with their words beside the nulls', the training, and the texts. nulls: the
     same method's results on harmless fine-tunes of the same base, each with a dictionary of its own."""
-    blocks: list[Block] = [
-        Number(key, LABELS[key][0], result.numbers[key], LABELS[key][1]) for key, _ in KEYS
-    ]
-    blocks += [Warning(text) for text in warnings(result)]
+    keys = [key for key, _ in KEYS]
+    blocks: list[Block] = [Number(key, LABELS[key][0], result.numbers[key], LABELS[key][1]) for key in keys]
+    blocks += [Warning(text) for text in (*warnings(result), *_poor(result))]
     if result.fitted is not None:
         blocks += [tags_table(result, nulls), latents_table(result, nulls)]
     if len(result.words):
-        blocks.append(tokens_table(result, nulls))
+        blocks.append(tokens_table(result, nulls, CONSTANT_NAME, _READ))
     if nulls:
-        blocks.append(nulls_table(nulls))
+        blocks.append(nulls_table(nulls, keys, CONSTANT_NAME))
     if result.fitted is not None:
-        blocks += [norms(result, nulls), scaling(result), frequencies_table(result)]
-    blocks.append(slices_table(result))
+        blocks += [norms(result, nulls), scaling(result), frequencies_table(result, CONSTANT_NAME)]
+    blocks.append(slices_table(result, keys))
     if result.fitted is not None:
-        blocks += [training_table(result), learning(result)]
+        blocks += [training_table(result), learning(result, _LOOKED_AT)]
     return Page("Crosscoder", _summary(result, nulls), (*blocks, *passages(result)))
 
 
 def _summary(result: Result, nulls: Sequence[Result]) -> str:
-    if result.reason == FEW:
-        return f"Too few tokens to train a crosscoder on: {result.rows}."
+    if (none := why(result.reason, result.rows)) is not None:
+        return none.short
     if result.reason == IDENTICAL:
         return "The two models' hidden states are the same: all that one holds is shared, and no crosscoder was trained."
     value, share = (result.numbers[key].value for key in ("explained_change", "explained_share"))
     if value is None or share is None:
         return "No text was held out, so that there are no figures: give more texts."
-    known = [v for null in nulls if (v := null.numbers["explained_change"].value) is not None]
-    beside = f" ({min(known):.3g} to {max(known):.3g} for {len(known)} nulls)" if known else ""
     tagged, confirmed, shrunk = (result.tags[name] for name in ("tuned-only", "confirmed", "shrunk"))
-    silent = (
-        "" if nulls else " Without nulls, nothing here says that a harmless fine-tune would not do the same."
-    )
     return (
-        f"At layer {result.layer}, the change that the latents account for is {value:.3g} of the base's variance{beside}. Of "
-        f"{tagged} latents that look like the tuned model's alone, latent scaling confirms {confirmed} and refutes {shrunk}. The "
-        f"latents shown say {said(result)}.{silent}"
+        f"At layer {result.layer}, the change that the latents account for is {value:.3g} of the base's variance"
+        f"{beside(nulls, 'explained_change')}. Of {tagged} latents that look like the tuned model's alone, latent scaling confirms "
+        f"{confirmed} and refutes {shrunk}. The latents shown say {said(result)}.{silence(nulls)}"
     )
 
 
-def warnings(result: Result) -> Iterator[str]:
-    if result.lost:
-        yield f"{result.lost} tokens had states that are not finite and count nowhere: try --dtype float32."
-    if result.reason == FEW:
-        yield (
-            f"{result.rows} tokens to train on are fewer than the dimensions: any direction would fit them, so that no crosscoder "
-            "was trained and there are no figures."
-        )
-    fitted, share = result.fitted, result.numbers["explained_share"].value
-    if fitted is None:
-        return
-    yield from (f"Training: {text}" for text in fitted.warnings)
-    if share is not None and share <= 0:
-        yield (
-            "On held-out texts the dictionary says no more of the change than nothing would: its latents are of the texts that "
-            "it was trained on. More texts, a larger delta, or fewer latents."
-        )
+def _poor(result: Result) -> Iterator[str]:
     for side in ("base", "tuned"):
         given = result.numbers[f"{side}_share"].value
         if given is not None and given < _POOR:
@@ -107,24 +87,3 @@ def warnings(result: Result) -> Iterator[str]:
                 f"The dictionary gives back {given:.0%} of the {side} model's variance: what it says of single latents is rough. "
                 "More texts, more codes a token (k), or more latents."
             )
-    if result.rows < FEW_TOKENS * fitted.latents:
-        yield (
-            f"{result.rows} tokens trained {fitted.latents} latents: fewer than ten tokens each. Latents may be single texts."
-        )
-    few = [name for name, keys in result.slices.items() if keys["explained_change"].texts < FEW_TEXTS]
-    if few:
-        yield f"Fewer than {FEW_TEXTS} held-out texts on {', '.join(few)}: intervals are rough there."
-
-
-def passages(result: Result) -> list[Passage]:
-    return [
-        Passage(
-            title=f"latent {p.latent}, {p.bin}: {p.value:.3g} in {p.slice}, text {p.row}"
-            + (f" (and {p.folded} like it)" if p.folded else ""),
-            tokens=p.tokens,
-            values=p.values,
-            unit="code of the latent at this token",
-            slice=p.slice,
-        )
-        for p in result.passages
-    ]

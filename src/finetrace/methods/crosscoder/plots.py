@@ -1,4 +1,4 @@
-"""The page's figures: whose the latents are, what latent scaling says of them, and the training."""
+"""The page's own figures: whose the latents are, and what latent scaling says of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetrace.core.page import Figure, Histogram, Line, Scatter, Series
+from finetrace.core.page import Figure, Histogram, Scatter, Series
 from finetrace.methods.crosscoder.result import Result
-from finetrace.methods.crosscoder.tables import plain
 
 EDGES = tuple(float(edge) for edge in np.linspace(0, 1, 21))
 _SPAN = (-0.5, 2.0)
@@ -55,23 +54,4 @@ def scaling(result: Result) -> Figure:
         "Held-out texts; at most 400 latents of a tag, by energy; beyond -0.5 and 2 they are drawn at the edge. Near (0, 0): the "
         "tuned model alone holds it. Far to the right: the dictionary left it out of the base, which holds it (shrinkage). Far up: "
         "the base holds it by way of other latents (decoupling). Latents whose ratio has no interval are not drawn.",
-    )
-
-
-def learning(result: Result) -> Figure:
-    series: tuple[Series, ...] = ()
-    if result.fitted is not None:
-        data = result.fitted.checked.data
-        x = tuple(float(step) for step in data["step"])
-        series = tuple(
-            Series(label, x, tuple(plain(float(value)) for value in data[name]))
-            for name, label in (("base", "base"), ("tuned", "tuned"), ("difference", "tuned less base"))
-        )
-    return Figure(
-        "learning",
-        "Training",
-        Line(series),
-        "step",
-        "unexplained share of variance",
-        "Held-out tokens. Still falling at the end: more steps. Rising: more texts, or fewer latents.",
     )

@@ -8,46 +8,11 @@ import numpy as np
 
 from finetrace.core.estimate import Estimate
 from finetrace.core.result import Columns
+from finetrace.dictionaries.findings import Fitted, Passage
 
-IDENTICAL, FEW = "identical", "few"
-CONSTANT_PART = -1
-"""In the place of a latent: the mean change, which is at every token."""
+__all__ = ["TAGS", "Result"]
+
 TAGS = ("base-only", "tuned-only", "shared", "other")
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """How the dictionary was trained. dead: latents without a code in the last tokens. epochs: readings of the training tokens.
-    exclusive: latents that may write into one model only. stopped: why before the last step, None if it was not. log: step,
-    active (codes a row), threshold, idle (dead latents), lr. checked: step, and shares of held-out variance (base, tuned, tuned - base) that
-    are not given back."""
-
-    latents: int
-    exclusive: int
-    k: int
-    batch: int
-    steps: int
-    epochs: int
-    dead: int
-    stopped: str | None
-    warnings: tuple[str, ...]
-    log: Columns
-    checked: Columns
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A text as a latent reads it. bin: "top", "silent", or between which shares of the latent's largest code it lies. value:
-    its largest code here; values: the code at each token shown, 0 where it is silent. folded: near-duplicates not shown."""
-
-    latent: int
-    bin: str
-    slice: str
-    row: int
-    value: float
-    tokens: tuple[str, ...]
-    values: tuple[float | None, ...]
-    folded: int
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetrace.core.card import Method, Needs
+from finetrace.core.dictionaries import problems
 from finetrace.core.errors import BadInput
 
 
@@ -42,25 +43,8 @@ class Config:
     keep: bool = False
 
     def __post_init__(self) -> None:
-        name = "sae_difference"
-        if not 0.0 <= self.layer <= 1.0:
-            raise BadInput(
-                f"{name}.layer is {self.layer}; it is a relative layer from 0 (first) to 1 (last)."
-            )
-        if self.kind not in ("batch_topk", "relu"):
-            raise BadInput(f"{name}.kind is '{self.kind}'; it is batch_topk or relu.")
-        if not 0.0 < self.held < 1.0:
-            raise BadInput(
-                f"{name}.held is {self.held}; it is a share of the texts, more than 0 and less than 1."
-            )
-        least = {"expansion": 1, "k": 1, "batch": 2, "memory": 1, "shown": 1, "tokens": 1, "passages": 0}
-        low = [f"{key} >= {lowest}" for key, lowest in least.items() if getattr(self, key) < lowest]
-        low += ["latents >= 2"] if self.latents is not None and self.latents < 2 else []
-        low += ["steps >= 1"] if self.steps is not None and self.steps < 1 else []
-        low += ["epochs > 0"] if self.epochs <= 0 else []
-        low += ["l1 >= 0"] if self.l1 < 0 else []
-        if low:
-            raise BadInput(f"{name} needs {', '.join(low)}.")
+        if wrong := [*problems(self)]:
+            raise BadInput(f"sae_difference needs {', '.join(wrong)}.")
 
 
 KEYS = (

@@ -8,43 +8,9 @@ import numpy as np
 
 from finetrace.core.estimate import Estimate
 from finetrace.core.result import Columns
+from finetrace.dictionaries.findings import Fitted, Passage
 
-IDENTICAL, CONSTANT, FEW = "identical", "constant", "few"
-CONSTANT_PART = -1
-"""In the place of a latent: what the dictionary writes at every token."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """How the dictionary was trained. dead: latents without a code in the last tokens. epochs: readings of the training tokens.
-    stopped: why before the last step, None if it was not. log: step, active (codes a row), threshold, idle (latents then dead), lr. checked: step,
-    unexplained share of held-out tokens' variance."""
-
-    latents: int
-    k: int
-    batch: int
-    steps: int
-    epochs: int
-    dead: int
-    stopped: str | None
-    warnings: tuple[str, ...]
-    log: Columns
-    checked: Columns
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A text as a latent reads it. bin: "top", "silent", or between which shares of the latent's largest code it lies. value:
-    its largest code here; values: the code at each token shown, 0 where it is silent. folded: near-duplicates not shown."""
-
-    latent: int
-    bin: str
-    slice: str
-    row: int
-    value: float
-    tokens: tuple[str, ...]
-    values: tuple[float | None, ...]
-    folded: int
+__all__ = ["Result"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +21,8 @@ class Result:
     variance. explained_share: of the change's squared norm, what the dictionary gives back; below 0 where it makes it worse.
     latents_share: the same of what is left beside the constant part. codes_per_token: latents that fire at a token.
 
-    rows, held: tokens trained on, and held out. reason: why no dictionary was trained (IDENTICAL, CONSTANT, FEW), "" where one
-    was. fitted: None then. latents: one row a latent, see `dictionaries.latents.latent_table`; frequencies are of all texts,
+    rows, held: tokens trained on, and held out. reason: why no dictionary was trained (see `dictionaries.findings`), "" where
+    one was. fitted: None then. latents: one row a latent, see `dictionaries.latents.latent_table`; frequencies are of all texts,
     betas of held-out ones. shown: the latents that are read, best first. words: latent (CONSTANT_PART for the constant part),
     head, sign, rank, token, token_id, logit. token_ids: tokens that can be read; peaks, reach: float32 of each, the largest
     centred logit that a shown latent or the constant part gives it, and the largest of those times its size. constant: the norm of
