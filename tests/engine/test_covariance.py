@@ -63,6 +63,17 @@ def test_equals_a_dense_decomposition_where_unshifted_float32_does_not() -> None
     assert float((components(plain, 5).values / exact.values[:5] - 1).abs().max()) > 1e-2
 
 
+def test_sums_keep_what_float32_would_lose() -> None:
+    """A few short rows after many long ones: 1 beside 2^44."""
+    found = Covariance(1, torch.zeros(1))
+    found.see(torch.full((16, 1), 2.0**20))
+    for _ in range(3):
+        found.see(torch.ones(1, 1))
+    assert float(found.state()["outer"]) == 2.0**44 + 3
+    found.see(torch.full((1, 1), 0.25))
+    assert float(found.state()["sums"]) == 2.0**24 + 3.25
+
+
 def test_mean_second_moment_and_sample_covariance() -> None:
     x = rows(500)
     found = seen(x)

@@ -21,6 +21,7 @@ from finetrace.data import ROLES, build_corpus, read_rows
 from finetrace.engine import Step, Subject
 from finetrace.methods.activation_analysis import Config
 from finetrace.methods.activation_analysis.alignment import cka_distance, compared, gram_sums
+from finetrace.methods.activation_analysis.beside import beside, standing_out
 from finetrace.methods.activation_analysis.describe import describe
 from finetrace.methods.activation_analysis.figures import BANDS, QUANTITIES, band
 from finetrace.methods.activation_analysis.observe import ActivationAnalysis, observer
@@ -340,6 +341,45 @@ def test_massive_activations_are_counted_by_layer():
     assert result.everywhere.outlying.tolist() == [[0, 0], [1, 2], [0, 0]]
     table = next(b for b in describe(result).blocks if isinstance(b, Table) and b.key == "outliers")
     assert table.rows[1][table.columns.index("tuned_share")] == 2 / result.everywhere.tokens
+
+
+# Slices beside one another.
+
+
+def drawn(seed: int, moved: float, narrow: float = 1.0) -> Result:
+    """16 texts, the same ones for every seed; `narrow` times as far moved on the second slice."""
+    noise = torch.randn(LAYERS, 16, 10, D, generator=torch.Generator().manual_seed(seed))
+    size = moved * torch.tensor([1.0, narrow]).repeat(8)[:, None, None]
+    made = [(base, base + size * noise[i]) for i, (base, _) in enumerate(states(16, 10, 0))]
+    return seen(step(made, [10] * 16)).result()
+
+
+def test_a_narrow_change_is_apart_however_much_the_nulls_were_trained():
+    """Its size is in the middle of the nulls'; where it went is not."""
+    nulls = [drawn(i + 1, moved) for i, moved in enumerate((0.05, 0.1, 0.2, 0.4, 0.3))]
+    pair = drawn(7, 0.1, narrow=1.6)
+    sizes = [null.slices["other"]["relative_norm"].value or 0.0 for null in nulls]
+    assert min(sizes) < (pair.slices["other"]["relative_norm"].value or 0.0) < max(sizes)
+    found = beside(pair, nulls)
+    assert standing_out(found) == ("other",)
+    text, other = (pair.slices[name]["relative_norm"].value or 0.0 for name in ("text", "other"))
+    assert found["other"].times == pytest.approx(other / text)
+    assert found["other"].low is not None
+    assert found["other"].low < found["other"].times
+    assert standing_out(beside(nulls[1], [*nulls[:1], *nulls[2:]])) == ()
+    page = describe(pair, nulls)
+    assert "more of it is on `other` (1." in page.summary
+    table = next(b for b in page.blocks if isinstance(b, Table) and b.key == "beside")
+    assert [row[table.columns.index("apart")] for row in table.rows] == ["no", "yes"]
+
+
+def test_without_nulls_or_with_one_slice_nothing_is_apart():
+    pair = drawn(7, 0.1, narrow=1.6)
+    alone = beside(pair, [])
+    assert standing_out(alone) == ()
+    table = next(b for b in describe(pair).blocks if isinstance(b, Table) and b.key == "beside")
+    assert {row[table.columns.index("apart")] for row in table.rows} == {None}
+    assert beside(drawn(7, 0.0), []) == {}, "what did not move has no shape"
 
 
 # On models.

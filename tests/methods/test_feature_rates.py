@@ -15,11 +15,12 @@ from finetrace.core.errors import BadInput, ConfigErrors
 from finetrace.core.page import Number, Table, Warning
 from finetrace.core.result import decode, encode
 from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.formats import Opened, Origin
 from finetrace.dictionaries.reading import Tokens
 from finetrace.methods.feature_rates import KEYS, Config
 from finetrace.methods.feature_rates.describe import changed, describe, largest
 from finetrace.methods.feature_rates.result import Result
-from finetrace.methods.feature_rates.run import pick
+from finetrace.methods.feature_rates.run import _layer, pick
 from finetrace.methods.feature_rates.sums import Sums
 
 D, FEATURES = 32, 48
@@ -139,6 +140,24 @@ def test_an_sae_that_cannot_read_the_pair_is_named(pair: tuple[Path, Path, list[
         audit()
     with pytest.raises(BadInput, match="no layer 7"):
         audit(layer=7)
+
+
+def test_an_sae_of_another_layer_or_model_is_refused():
+    def at(
+        layer: int | None, asked: int | float | None = None, hook: str | None = "blocks.1.hook_resid_post"
+    ) -> int:
+        origin = Origin("saelens", "somewhere", hook=hook, model="tiny", layer=layer)
+        return _layer(Config(sae="somewhere", layer=asked), Opened(sae(), origin), 2)
+
+    assert [at(1), at(1, 1), at(1, 1.0), at(1, -1), at(None, 0)] == [1, 1, 1, 1, 0]
+    with pytest.raises(
+        BadInput, match=r"layer is 0, and somewhere was trained on the output of block 1 \(blocks.1"
+    ):
+        at(1, 0)
+    with pytest.raises(BadInput, match=r"output of block 9.*has blocks 0 to 1: it is of another model, tiny"):
+        at(9)
+    with pytest.raises(BadInput, match=r"which layer it reads \(blocks.1.hook_mlp_out\)"):
+        at(None, hook="blocks.1.hook_mlp_out")
 
 
 def test_turnover_is_what_one_model_has_alone():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from finetrace.core.errors import BadInput
@@ -16,7 +18,7 @@ from finetrace.core.page import Passage, Table, Warning
 from finetrace.data import ROLES
 from finetrace.engine import Step, Subject
 from finetrace.engine.covariance import principal_angles
-from finetrace.methods.pca import Config
+from finetrace.methods.pca import Config, steer
 from finetrace.methods.pca.describe import describe
 from finetrace.methods.pca.observe import PCA, observer
 from finetrace.methods.pca.places import look
@@ -170,6 +172,33 @@ def test_equals_a_dense_decomposition_in_whatever_shards():
     assert total.state().keys() == seen(given).state().keys()
 
 
+def test_states_and_halves_are_those_of_the_dense_rows():
+    given = steps(lambda base, seed: planted(base, seed) + 0.5 * base)
+    layer = found(given).layers[0]
+    base, tuned = (
+        torch.cat([one.hidden(2)[side][:, 1:-1].reshape(-1, D) for one in given]).double().numpy()
+        for side in (0, 1)
+    )
+    matrices = [np.cov(rows.T, bias=True) for rows in (tuned - base, base, tuned)]
+    assert [layer.base_square, layer.tuned_square] == pytest.approx(
+        [np.trace(matrix) for matrix in matrices[1:]], rel=1e-5
+    )
+    assert layer.participation == pytest.approx(
+        [np.trace(matrix) ** 2 / np.square(matrix).sum() for matrix in matrices], rel=1e-4
+    )
+    along = np.einsum("ki,ij,kj->k", layer.directions, matrices[1], layer.directions)
+    assert layer.base_variance == pytest.approx(along, rel=1e-4)
+    even = np.repeat(np.arange(80) % 2 == 0, LENGTH - 2)
+    tops = [np.linalg.eigh(np.cov((tuned - base)[half].T))[1][:, ::-1] for half in (even, ~even)]
+    for k in (1, 2, 3):
+        angles = subspace_angles(tops[0][:, :k], tops[1][:, :k])
+        assert layer.overlap[k - 1] == pytest.approx(np.square(np.cos(angles)).mean(), rel=1e-4)
+    moved = head(1).numpy()[1:] @ layer.directions[0]
+    words = layer.words.data
+    assert int(words["other_rank"][0]) == 1 + int((moved > moved[int(words["token_id"][0]) - 101]).sum())
+    assert len(set(words["other_rank"])) > 1
+
+
 def test_noise_is_not_flattered_by_its_own_directions():
     """What varies alike in all directions has just its share in a few of them, and no mean."""
     few = steps(lambda base, seed: noise(len(base), seed), batches=1, n=4)
@@ -234,6 +263,10 @@ def test_normalised_changes_are_of_the_bases_norm():
     assert float(by_size.layers[0].directions[0] @ head()[9].numpy()) > 0.99
     assert float(fair.layers[0].directions[0] @ head()[17].numpy()) > 0.9
     assert fair.layers[0].square == pytest.approx(0.01, rel=1e-4)
+    mean = float(np.square(fair.layers[0].base_mean).sum())
+    assert fair.layers[0].base_square == pytest.approx(1 - mean, rel=1e-4), (
+        "the base's states are of length 1 too"
+    )
     assert fair.normalised
 
 
@@ -284,6 +317,28 @@ def test_passages_are_the_texts_at_the_ends():
     assert {p.direction for p in result.passages} == {0, 1}
     assert len([block for block in describe(result).blocks if isinstance(block, Passage)]) == 4
     assert not found(steps(spiked), Config(layers=(1.0,), components=3, read=2, passages=0)).passages
+
+
+def test_what_is_added_is_so_many_times_the_changes_own_size(monkeypatch: pytest.MonkeyPatch):
+    config = Config(layers=(1.0,), components=3, read=3, tokens=4, steer=2, strength=3.0)
+    layer, pushed = found(steps(planted), config).layers[0], {}
+
+    def record(desk: Any, side: str, at: int, push: Tensor, begun: Sequence[Sequence[int]]) -> list[str]:
+        pushed.setdefault(side, []).append(push.double().numpy())
+        return ["" for _ in begun]
+
+    monkeypatch.setattr(steer, "_texts", record)
+    text = SimpleNamespace(ids=np.arange(20), role=np.full(20, _TEXT))
+    corpus = SimpleNamespace(
+        slices=("text",), slice_of=np.zeros(1, int), keys=np.zeros(1, np.uint64), tokens=[text]
+    )
+    desk: Any = SimpleNamespace(corpus=corpus, subject=subject(), side="tuned")
+    rows = steer.steered(config, desk, layer)
+    size = np.sqrt(layer.variance[:2])[:, None] * layer.directions[:2]
+    wanted = [0 * size[0], 3 * size[0], -3 * size[0], 3 * size[1], -3 * size[1]]
+    assert pushed.keys() == {"base", "tuned"}
+    assert all(np.array(made) == pytest.approx(np.array(wanted), abs=1e-5) for made in pushed.values())
+    assert list(rows.data["times"]) == [0, 3, -3, 3, -3] * 2
 
 
 def test_values_along_a_direction_are_in_its_own_unit():

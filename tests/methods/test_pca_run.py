@@ -59,6 +59,7 @@ def test_steering_writes_other_texts_than_without(found: Any):
         pushed = texts[(side == one) & (times == 20)]
         assert len(plain) == len(pushed) == 6
         assert (plain != pushed).any()
+    assert (texts[(side == "base") & (times == 0)] != texts[(side == "tuned") & (times == 0)]).any()
     tables = {block.key: block for block in found["pca"].page.blocks if isinstance(block, Table)}
     assert len(tables["steered"].rows) == len(texts) == 36
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from finetrace.core.page import (
     Warning,
 )
 from finetrace.data import ROLES
+from finetrace.methods.activation_analysis.beside import Beside, beside, beside_table, standing_out
 from finetrace.methods.activation_analysis.estimates import plain
 from finetrace.methods.activation_analysis.figures import BANDS, QUANTITIES
 from finetrace.methods.activation_analysis.result import Profile, Result
@@ -53,23 +54,24 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     harmless fine-tunes of the same base."""
     blocks: list[Block] = [Number(key, LABELS[key][0], result.numbers[key], LABELS[key][1]) for key in LABELS]
     blocks += [Warning(text) for text in _warnings(result)]
-    blocks += [slices_table(result), layers_table(result, nulls)]
+    shape = beside(result, nulls)
+    blocks += [slices_table(result), beside_table(shape), layers_table(result, nulls)]
     blocks += [_by_layer(result, nulls), _slices_by_layer(result), _cka(result, nulls)]
     blocks += [_positions(result), _roles(result), _spread(result), _norms(result)]
     blocks += [first_table(result), outliers_table(result)]
     blocks += [spaces_table(result, nulls)] if result.spaces else []
     blocks += _passages(result)
-    return Page("Activation analysis", _summary(result, nulls), tuple(blocks))
+    return Page("Activation analysis", _summary(result, nulls, shape), tuple(blocks))
 
 
-def _summary(result: Result, nulls: Sequence[Result]) -> str:
+def _summary(result: Result, nulls: Sequence[Result], shape: Mapping[str, Beside]) -> str:
     figure = result.numbers["relative_norm"]
     if figure.value is None:
         return "No token was measured."
     if figure.value == 0:
         return f"The two models' hidden states are the same at layer {result.layer}."
     known = [v for null in nulls if (v := null.numbers["relative_norm"].value) is not None]
-    beside = f" ({min(known):.3g} to {max(known):.3g} for {len(known)} nulls)" if known else ""
+    known_range = f" ({min(known):.3g} to {max(known):.3g} for {len(known)} nulls)" if known else ""
     known_slices = {
         name: e.value
         for name, figures in result.slices.items()
@@ -77,7 +79,15 @@ def _summary(result: Result, nulls: Sequence[Result]) -> str:
     }
     most = max(known_slices, key=lambda name: known_slices[name] or 0.0)
     where = f", most on `{most}` ({known_slices[most]:.3g})" if len(known_slices) > 1 else ""
-    return f"At layer {result.layer} the hidden states moved by {figure.value:.3g} of the base's norm per token{beside}{where}."
+    apart = standing_out(shape)
+    share = ""
+    if apart:
+        named = ", ".join(f"`{name}` ({shape[name].verdict.ratio:.2g} times)" for name in apart)
+        share = f" Beside the other slices, more of it is on {named} than in the nulls."
+    return (
+        f"At layer {result.layer} the hidden states moved by {figure.value:.3g} of the base's norm per token{known_range}{where}."
+        f"{share}"
+    )
 
 
 def _warnings(result: Result) -> list[str]:

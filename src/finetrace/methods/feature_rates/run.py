@@ -93,13 +93,27 @@ def _open(config: Config, desk: Desk) -> Opened:
 
 
 def _layer(config: Config, opened: Opened, n_layers: int) -> int:
-    named = opened.origin.layer
-    if config.layer is None and named is None:
+    """The block whose output the SAE reads: the one that its folder names, which no option may contradict."""
+    origin, asked = opened.origin, config.layer
+    where = f" ({origin.hook})" if origin.hook else ""
+    if origin.layer is None:
+        if asked is None:
+            raise BadInput(
+                f"The folder of {config.sae} does not say which layer it reads{where}: feature_rates.layer=12, say, is the block "
+                "whose output it was trained on (0 the first)."
+            )
+        return layer_index(asked, n_layers)
+    if origin.layer >= n_layers:
         raise BadInput(
-            f"The folder of {config.sae} does not say which layer it reads: feature_rates.layer=12, say, is the block whose output it was "
-            "trained on (0 the first)."
+            f"{config.sae} was trained on the output of block {origin.layer}{where}, and this pair has blocks 0 to {n_layers - 1}: "
+            f"it is of another model{f', {origin.model}' if origin.model else ''}."
         )
-    return layer_index(named if config.layer is None and named is not None else config.layer or 0, n_layers)
+    if asked is not None and layer_index(asked, n_layers) != origin.layer:
+        raise BadInput(
+            f"feature_rates.layer is {asked}, and {config.sae} was trained on the output of block {origin.layer}{where}: leave "
+            "feature_rates.layer out, or name an SAE of that layer."
+        )
+    return origin.layer
 
 
 def _source(opened: Opened) -> Source:
