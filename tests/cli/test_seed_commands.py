@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ RUN = (
     "pipeline.mode=full",
     "pipeline.mode=preprocessing",
     "organism=fda_approval model=qwen3_1_7B diffing/method=kl",
+    "organism=fda_approval model=qwen3_1_7B diffing/method=pca",
+    # Word for word they run as well, and train for 15 s each.
+    "organism=fda_approval model=qwen3_1_7B diffing/method=[sae_difference,crosscoder] "
+    "diffing.method.training.max_steps=20 pipeline.mode=diffing",
 )
 # One part each of how a run is put together: composed, checked and costed.
 COSTED = (
@@ -40,6 +45,11 @@ COSTED = (
     "diffing/method=activation_difference_lens diffing.method.n=256 diffing.method.batch_size=16",
     "diffing.method.in_memory=true pipeline.mode=full",
     "diffing/method=activation_difference_lens diffing.method.layers=[0.5]",
+    *(
+        f"organism=fda_approval model=qwen3_1_7B diffing/method={method}"
+        for method in ("pca", "sae_difference", "crosscoder", "activation_analysis")
+    ),
+    "diffing/method=crosscoder diffing.method.training.k=8 diffing.method.training.expansion_factor=2",
 )
 
 
@@ -58,7 +68,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         hub.add(MIXED, save_lora(folder, qwen, name="mixed", seed=3, scale=0.1))
         patch.chdir(folder)
         few = bundled_rows()[::8]
-        patch.setattr("finetrace.api.audit.bundled_rows", lambda: few)
+        # By import: as an attribute of its package it is the function of that name until somebody imports it.
+        patch.setattr(import_module("finetrace.api.audit"), "bundled_rows", lambda: few)
         patch.delenv("INSPECT_EVAL_MODEL", raising=False)
         yield folder
 
