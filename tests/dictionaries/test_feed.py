@@ -47,6 +47,10 @@ def test_from_memory_and_from_a_buffer_come_the_same_rows(desk: Desk):
     assert np.array_equal(one, other)
     assert len(one) == memory.moments["training"].tokens
     assert torch.equal(memory.validation, buffer.validation)
+    assert np.array_equal(memory.validation_texts, buffer.validation_texts)
+    held = [found for _, found in memory.readings("held out")]
+    keys = np.concatenate([found.keys[found.text.numpy()] for found in held])
+    assert np.array_equal(memory.validation_texts, keys), "so few rows are all taken"
     for part, moments in memory.moments.items():
         assert torch.equal(moments.mean, buffer.moments[part].mean)
 

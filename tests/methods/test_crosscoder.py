@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.dictionaries.desks import desk_of
 from tests.dictionaries.planted import FEATURES, D, Planted, planted
 from torch import Tensor
 
 from finetrace.core.errors import BadInput
 from finetrace.core.page import Figure, Number, Page, Passage, Table, Warning
 from finetrace.core.result import decode, encode
-from finetrace.data.roles import TEXT
 from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.dictionaries.findings import FEW, IDENTICAL
 from finetrace.dictionaries.reading import Tokens
 from finetrace.dictionaries.study import DICTIONARY
-from finetrace.engine import Step
 from finetrace.methods.crosscoder import KEYS, Config
 from finetrace.methods.crosscoder.describe import describe
 from finetrace.methods.crosscoder.figures import Sums
@@ -41,40 +38,7 @@ def desk(states: Tensor, truth: Planted, folder: Path, told: list[str] | None = 
     # The first token's state is an outlier, the last has no next token.
     held = torch.cat([torch.full((texts, 1, 2, D), 100.0), body, body[:, :1]], 1)
     ids = torch.randint(0, VOCAB, held.shape[:2], generator=torch.Generator().manual_seed(1))
-    keys = np.random.default_rng(0).integers(0, 2**63, texts).astype(np.uint64)
-
-    def steps(layers: Sequence[float], *, shuffled: int | None = None) -> Iterator[Step]:
-        del layers, shuffled
-        for rows in torch.arange(texts).split(50):
-            some, keep = held[rows], torch.ones(len(rows), LENGTH + 2, dtype=torch.bool)
-            keep[:, -1] = False
-            yield Step(
-                row=rows, key=keys[rows.numpy()], slice=rows % 2, ids=ids[rows], keep=keep,
-                role=torch.full(keep.shape, TEXT), position=torch.arange(LENGTH + 2).expand(keep.shape),
-                next_id=ids[rows], hidden=lambda layer, some=some: (some[:, :, 0], some[:, :, 1]),
-            )  # fmt: skip
-
-    def lens(vectors: Tensor, direction: bool = True) -> tuple[Tensor, Tensor]:
-        assert direction
-        read = vectors.float() @ truth.directions.T
-        return read, read
-
-    words = SimpleNamespace(
-        special=np.zeros(VOCAB, bool), dead=np.zeros(VOCAB, bool), ids=np.arange(VOCAB),
-        texts=[f"f{i}" for i in range(VOCAB)],
-    )  # fmt: skip
-    corpus = SimpleNamespace(
-        tokens=[SimpleNamespace(ids=row.numpy(), scored=LENGTH + 1) for row in ids], slices=("even", "odd")
-    )
-    return SimpleNamespace(
-        corpus=corpus, pair=SimpleNamespace(n_layers=4, d_model=D), steps=steps, seed=0,
-        subject=SimpleNamespace(
-            slices=("even", "odd"), n_layers=4, d_model=D, lens=lens, vocabulary=words,
-            spell=lambda ids: tuple(f"f{i}" for i in ids),
-        ),
-        generator=lambda *salt: np.random.default_rng(len(salt)), scratch=folder, files=folder,
-        advance=lambda done, total: None, tell=(told if told is not None else []).append,
-    )  # fmt: skip
+    return desk_of(held[:, :, 0], held[:, :, 1], truth.directions, folder, ids=ids, told=told)
 
 
 @pytest.fixture(scope="module")

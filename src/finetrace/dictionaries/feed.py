@@ -67,7 +67,8 @@ class Feed:
     contrast. Of a small corpus more are held out, so that there are some. memory: bytes; a corpus whose states fit is read
     through the models once, a larger one whenever it is asked for, by way of a shuffle buffer of that size.
 
-    Made by one reading, which gives `moments` (of each part) and `validation` (held-out rows, at most 8,192, evenly taken).
+    Made by one reading, which gives `moments` (of each part), `validation` (held-out rows, at most 8,192, evenly taken) and
+    `validation_texts` (the keys of their texts).
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Feed:
             for part in ("training", "held out")
         }
         self._kept: list[tuple[Step, Tokens]] | None = None
-        self.validation = self._first(desk.corpus)
+        self.validation, self.validation_texts = self._first(desk.corpus)
         self._in_memory: Tensor | None = None
 
     @property
@@ -134,18 +135,21 @@ class Feed:
 
         return epoch
 
-    def _first(self, corpus: Corpus) -> Tensor:
+    def _first(self, corpus: Corpus) -> tuple[Tensor, NDArray[np.uint64]]:
         expected = sum(corpus.tokens[i].scored for i in np.flatnonzero(self._held))
         stride, seen, size = max(1, -(-expected // _VALIDATION)), 0, 0
         kept: list[tuple[Step, Tokens]] | None = []
         held: list[Tensor] = []
+        texts: list[NDArray[np.uint64]] = []
         for step, found in self._read():
             self.lost += found.lost
             for part, moments in self.moments.items():
                 moments.add(self.only(found, part))
-            rows = stacked(self.only(found, "held out"), self._reads)
-            held.append(rows[-seen % stride :: stride])
-            seen += len(rows)
+            some = self.only(found, "held out")
+            taken = slice(-seen % stride, None, stride)
+            held.append(stacked(some, self._reads)[taken])
+            texts.append(some.keys[some.text[taken].cpu().numpy()])
+            seen += len(some)
             size += len(found)
             if kept is not None:
                 kept.append((replace(step, hidden=_gone), found))
@@ -153,7 +157,9 @@ class Feed:
                 if 4 * size * found.base.shape[1] * (2 + self.models) > self._memory:
                     kept = None
         self._kept = kept
-        return torch.cat(held) if held else torch.zeros(0, self.models, self._desk.pair.d_model)
+        if not held:
+            return torch.zeros(0, self.models, self._desk.pair.d_model), np.zeros(0, np.uint64)
+        return torch.cat(held), np.concatenate(texts)
 
     def _read(self, shuffled: int | None = None) -> Iterator[tuple[Step, Tokens]]:
         for step in self._desk.steps((self.layer,), shuffled=shuffled):

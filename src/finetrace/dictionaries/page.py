@@ -35,6 +35,8 @@ def warnings(result: Findings) -> Iterator[str]:
     if fitted is None:
         return
     yield from (f"Training: {text}" for text in fitted.warnings)
+    if not len(result.shown):
+        yield "No latent fires on any text and changes anything: what is read is the part that is the same at every token alone."
     if share is not None and share <= 0:
         yield (
             "On held-out texts the dictionary says no more of the change than nothing would: its latents are of the texts that "

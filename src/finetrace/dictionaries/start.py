@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetrace.core.errors import DataError
 from finetrace.dictionaries.dictionary import BASE_ONLY, SHARED, TUNED_ONLY
+from finetrace.dictionaries.findings import STILL, Untrainable
 from finetrace.dictionaries.losses import Parameters
 from finetrace.dictionaries.settings import Training
 
@@ -61,9 +62,10 @@ def scale_of(sample: Float[Tensor, "row model d"], training: Training) -> Scale:
     for model, (norm, size) in enumerate(zip(norms.tolist(), mean.norm(dim=1).tolist(), strict=True)):
         # Rounding alone leaves about 1e-7 of the mean.
         if norm <= 1e-6 * size or norm == 0:
-            raise DataError(
+            raise Untrainable(
+                STILL,
                 f"All {sample.shape[0]} rows of {_side(model, sample.shape[1])} are the same: there is nothing to read in "
-                "them. Is this the layer, and the difference, that was meant?"
+                "them. Is this the layer, and the difference, that was meant?",
             )
     scale = (d**0.5 / norms).float()
     normalised = (centred * scale[:, None]).flatten(1)

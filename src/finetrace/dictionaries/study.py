@@ -136,7 +136,15 @@ def _train(desk: Desk, feed: Feed, training: Training) -> Trained:
 
     dims = (feed.models, desk.subject.d_model)
     checks = feed.validation if len(feed.validation) > 1 else None
-    return train(feed.training(training.batch), dims, training, checks, watch, desk.scratch / _JOURNAL)
+    return train(
+        feed.training(training.batch),
+        dims,
+        training,
+        checks,
+        watch,
+        desk.scratch / _JOURNAL,
+        feed.validation_texts,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from finetrace.core.errors import DataError
 from finetrace.dictionaries.adam import Learnt
 from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.findings import DEAD, DIVERGED, Untrainable
 from finetrace.dictionaries.losses import Found, Loss, Parameters, loss_and_gradients
 from finetrace.dictionaries.settings import Training
 from finetrace.dictionaries.start import Scale, owners, parameters
@@ -136,15 +136,17 @@ class Trainer:
             self._mean_cut = _MEMORY * self._mean_cut + (1 - _MEMORY) * found.cut
             self._weight = _MEMORY * self._weight + (1 - _MEMORY)
         if bool(self.dead.all()):
-            raise DataError(
+            raise Untrainable(
+                DEAD,
                 f"All {self.training.latents} latents are dead: none has had a code in the last "
                 f"{self.training.idle_rows()} rows (step {self.step + 1}). The learning rate "
-                f"({self.training.peak_rate():.2g}) or the L1 weight is too high, or `dead_after` too short."
+                f"({self.training.peak_rate():.2g}) or the L1 weight is too high, or `dead_after` too short.",
             )
 
     def _refuse_nonsense(self, loss: Loss) -> None:
         if loss.total != loss.total or loss.total == float("inf"):
-            raise DataError(
+            raise Untrainable(
+                DIVERGED,
                 f"The loss is {loss.total} at step {self.step + 1}: a lower learning rate than "
-                f"{self.training.peak_rate():.2g} may help, or rows of extreme size have to be left out."
+                f"{self.training.peak_rate():.2g} may help, or rows of extreme size have to be left out.",
             )

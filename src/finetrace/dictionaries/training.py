@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -66,11 +68,13 @@ def train(
     validation: Float[Tensor, "row model d"] | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
     journal: Path | None = None,
+    texts: NDArray[np.uint64] | None = None,
 ) -> Trained:
     """dims: (models, d). The first rows of epoch 0 say how all are normalised; epochs follow until the steps are done.
 
     journal: a file that a killed training goes on from, to the same last bit; the caller removes it when the result is
-    kept. Everything is on the device that the stream's rows are on.
+    kept. texts: [row], the keys of the validation rows' texts, for intervals over texts. Everything is on the device that the
+    stream's rows are on.
     """
     check(training, *dims)
     sample = take(_whole(stream(0), dims), max(training.sample, training.batch, dims[1]))
@@ -88,7 +92,7 @@ def train(
         if _due(progress.step, training.steps, _LOGGED):
             run.log.append(progress)
         if validation is not None and _due(progress.step, training.steps, training.validate):
-            run.checked.append(Checked(progress.step, fit(trainer.dictionary(), validation)))
+            run.checked.append(Checked(progress.step, fit(trainer.dictionary(), validation, texts)))
             run.stopped = _enough(run.checked, training.patience)
         if journal is not None and _due(progress.step, training.steps, _JOURNALED):
             _note(journal, trainer, run)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finetrace.core.estimate import Estimate
 from finetrace.dictionaries.findings import Passage
+from finetrace.dictionaries.labelled_latents import labels_of
 from finetrace.dictionaries.study import Latents, Study, fitted, latents_of, read_again, study
 from finetrace.dictionaries.sums import nothing
 from finetrace.dictionaries.training import Training
@@ -78,6 +79,7 @@ def _result(
         peaks=said.peaks,
         reach=said.reach,
         passages=passages,
+        labels=labels_of(one, desk, latents, config.labels),
         lost=one.feed.lost,
     )
 
@@ -101,6 +103,7 @@ def added(one: Study, shown: np.ndarray) -> Float[Tensor, "vector d"]:
     """The mean change, then what a code of 1 of each latent adds to the tuned model less what it adds to the base."""
     mean = one.feed.moments["training"].mean[2:].float()
     if one.dictionary is None:
-        return mean
+        # Nothing was trained because nothing changed: what rounding leaves says no words.
+        return torch.zeros_like(mean)
     base, tuned = one.dictionary.directions().cpu()[:, torch.from_numpy(shown)]
     return torch.cat([mean, tuned - base])
