@@ -16,7 +16,7 @@ from tests.judges.mocks import CANARY, Mock, verdict_line
 from tests.judges.payloads import _delimiters, _grades, _pleas, _turns
 
 from finetrace.core.errors import BadInput
-from finetrace.dictionaries.labels import NO_LABEL, Detection, Label, Labeller, Passage, Shown
+from finetrace.dictionaries.labels import Detection, Label, Labeller, Passage, Shown, at_most
 from finetrace.judges.cache import Replies
 from finetrace.judges.cost import Price
 
@@ -57,7 +57,7 @@ def honest(prompt: str) -> str:
 def test_a_label_that_finds_its_passages_holds():
     mock = Mock(honest)
     found = Labeller(mock).label(latents())
-    assert [label.shown for label in found.labels] == list(WORDS)
+    assert [label.text for label in found.labels if label.holds] == list(WORDS)
     assert [label.latent for label in found.labels] == [0, 10, 20, 30]
     first = found.labels[0]
     assert first.score is not None and first.control is not None and first.score.interval is not None  # noqa: PT018
@@ -98,7 +98,7 @@ def test_a_label_that_says_nothing_of_its_latent_is_not_shown(verdict: Any, why:
 
     for label in Labeller(Mock(answer)).label(latents()).labels:
         assert label.text in WORDS
-        assert (label.shown, label.holds) == (NO_LABEL, False)
+        assert not label.holds
         assert why in label.why
 
 
@@ -169,7 +169,7 @@ def test_a_label_that_cannot_be_read_is_none(said: str):
 
     mock = Mock(answer)
     (label,) = Labeller(mock).label(latents("harbour")).labels
-    assert (label.text, label.shown, label.why) == (None, NO_LABEL, "none was written")
+    assert (label.text, label.holds, label.why) == (None, False, "none was written")
     assert len(mock.heard) == 2
 
 
@@ -188,7 +188,7 @@ def test_verdicts_that_cannot_be_read_are_left_out_and_counted():
 
 def test_one_latent_has_no_control_and_may_hold():
     (label,) = Labeller(Mock(honest)).label(latents("harbour")).labels
-    assert (label.shown, label.control, label.gain) == ("harbour", None, None)
+    assert (label.text, label.holds, label.control, label.gain) == ("harbour", True, None, None)
 
 
 def test_a_label_is_not_scored_with_what_it_was_written_from_nor_with_too_few():
@@ -233,6 +233,10 @@ def test_a_long_passage_is_cut_about_where_it_fires_and_a_dry_run_counts_the_sam
         assert len(quoted(ask.messages[0].content)[1][1].split()) == 64
     assert all(len(ask.messages[0].content) < 12_000 for ask in mock.heard)
     assert (cost.asked, cost.estimated) == (1 + 2 * 20, True)
+    written, scored = at_most(3)
+    assert (written.asked, scored.asked, scored.estimated) == (3, 3 * 2 * 20, True)
+    # Without passages to look at: tokens of four characters.
+    assert 3 * cost.tokens_in == pytest.approx((written + scored).tokens_in, rel=0.5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -85,7 +85,7 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
     width = torch.tensor([], dtype=pair.dtype).element_size()
     weights = size * width * (1 + copies)
     vocab = pair.config("base").vocab_size
-    judged = judged_by(request, prompts)
+    judged = judged_by(request, prompts) | labelled_by(request, methods)
     results = results_of(request, methods, nulls)
     hidden = request.shape.batch_size * corpus.longest * pair.d_model * 4 * (passes + 8)
     return Cost(
@@ -165,6 +165,13 @@ def judged_by(request: Request, prompts: Sequence[Prompt]) -> dict[str, Spent]:
         return {}
     characters = sum(len(p.text) for p in mine) // len(mine) + _CHARACTERS * request.written.max_new_tokens
     return cost_of(request, 2 * len(mine), characters)
+
+
+def labelled_by(request: Request, methods: Sequence[Chosen]) -> dict[str, Spent]:
+    """What every judge of labels is asked at most: of the pair alone."""
+    from finetrace.api.judging import cost_of_labels
+
+    return cost_of_labels(request, sum(one.needs.labels for one in methods))
 
 
 def judge_lines(request: Request, judged: Mapping[str, Spent]) -> list[str]:

@@ -247,6 +247,11 @@ def next_steps(request: Request, found: Mapping[str, Finding], pair: Pair) -> tu
 
 def redacted(request: Request, corpus: Corpus) -> tuple[str, ...]:
     """Slices whose texts are not shown: the user's own restricted prompts, unless --reveal."""
-    if request.reveal or (is_bundled(request.base) and request.data is None):
+    return () if request.reveal else private(request, corpus)
+
+
+def private(request: Request, corpus: Corpus) -> tuple[str, ...]:
+    """Slices of the user's own restricted prompts, which go to no judge, whatever a report shows."""
+    if is_bundled(request.base) and request.data is None:
         return ()
     return tuple(name for name in corpus.slices if name.startswith(PRIVATE))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetrace.api import calibration
 from finetrace.api.calibration import Sets
+from finetrace.api.judging import asked_by
 from finetrace.api.request import Chosen
 from finetrace.data import Corpus
 from finetrace.engine import Answers, Contrast, Desk, Shape, make_subject, run_method
@@ -24,7 +25,7 @@ PERCENT = 100
 @dataclass(frozen=True)
 class Table:
     """What all desks of an audit share. slices: of the texts, for methods that saw them. remembered: method -> what it
-    keeps between contrasts. corpus, shape: for methods that read the texts again. judges, measured: made when a method that is judged first sits down."""
+    keeps between contrasts. corpus, shape: for methods that read the texts again. judges, measured: made when a method that is judged first sits down. private: slices that no judge is shown."""
 
     pair: Pair
     slices: tuple[str, ...]
@@ -39,6 +40,7 @@ class Table:
     remembered: dict[str, dict[str, Any]] = field(default_factory=dict)
     corpus: Corpus | None = None
     shape: Shape = field(default_factory=Shape)
+    private: tuple[str, ...] = ()
 
     def run(
         self,
@@ -71,8 +73,9 @@ class Table:
             corpus=self.corpus if needs.steps else None,
             shape=self.shape,
             written=self.written if needs.prompts else None,
-            judges=self.judges() if needs.judged else {},
+            judges=asked_by(needs, self.judges()) if needs.judged or needs.labels else {},
             measured=self.measured() if needs.judged else {},
+            private=self.private,
             advance=advance,
             tell=self.tell,
         )

@@ -1,13 +1,14 @@
 """Judges and served models as a user names them: checked before anything loads, made when they are first asked.
 
 A judge is `MODEL` or `RUBRIC=MODEL`, or `RUBRIC@FILE=MODEL` for a classifier's own instruction. MODEL is Inspect's name
-of a model (`openai/gpt-4o`, `hf/org/name`, `mockllm/model`) or `local:FOLDER`.
+of a model (`openai/gpt-4o`, `hf/org/name`, `mockllm/model`) or `local:FOLDER`. `label=MODEL` judges no answers: it writes labels
+of latents and scores them; of two, the first writes and the second scores.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from finetrace.stats.prevalence import Accuracy
 
 __all__ = [
+    "asked_by",
     "cost_of",
+    "cost_of_labels",
     "identity",
     "judges_for",
     "measured",
@@ -41,7 +44,7 @@ __all__ = [
     "served_problems",
 ]
 
-DEFAULT = "refusal"
+DEFAULT, LABEL = "refusal", "label"
 _SPEC = re.compile(r"(?:(?P<rubric>[a-z_]+)(?:@(?P<template>[^=]+))?=)?(?P<model>[^=].*)", re.DOTALL)
 _LOCAL = "local:"
 
@@ -54,7 +57,7 @@ class _Spec:
 
 
 def rubrics() -> dict[str, Rubric]:
-    """All rubrics, by name."""
+    """All rubrics for answers, by name."""
     from finetrace.judges import formats
     from finetrace.judges import rubrics as ours
 
@@ -70,18 +73,32 @@ def problems(request: Request, needs: Sequence[Needs] = ()) -> list[str]:
     missing (a key by its name only), labels that cannot be read. needs: of the methods, one of which has to ask judges."""
     found: list[str] = []
     words: set[str] = set()
+    labels: list[bool] = []
     for judge in request.judges:
         try:
             spec = _parsed(judge)
-            words |= set(_rubric(spec).words)
+            labels.append(spec.rubric == LABEL)
+            words |= set() if labels[-1] else set(_rubric(spec).words)
             found += served_problems(spec.model, role="judge")
         except BadInput as error:
             found.append(str(error))
-    if request.judges and needs and not any(one.judged for one in needs):
-        found.append("Judges are named, and no method asks them: add behaviour to --methods.")
+    found += _unasked(labels, needs) if needs else []
     if request.judge_labels is not None:
         found += _label_problems(request, words)
     return found
+
+
+def _unasked(labels: Sequence[bool], needs: Sequence[Needs]) -> Iterator[str]:
+    """labels: of each judge, whether it is to label latents."""
+    wanted = any(one.labels for one in needs)
+    if False in labels and not any(one.judged for one in needs):
+        yield "Judges are named, and no method asks them: add behaviour to --methods."
+    if True in labels and not wanted:
+        yield "A judge of labels is named, and no method is to label anything: --set sae_difference.labels=4."
+    if wanted and True not in labels:
+        yield "Latents are to be labelled, and nobody is named to do it: --judge label=MODEL."
+    if sum(labels) > 2:
+        yield f"{sum(labels)} models are named for labels: one writes them and another may score them, there is no third."
 
 
 def served_problems(model: str, role: str = "served") -> list[str]:
@@ -98,13 +115,14 @@ def served_problems(model: str, role: str = "served") -> list[str]:
     return []
 
 
-def identity(request: Request) -> list[Any]:
-    """All that moves a verdict, but for the answers: part of the run key."""
+def identity(request: Request, needs: Needs | None = None) -> list[Any]:
+    """All that moves a verdict, but for the answers: part of the run key. Of the judges that a method of such needs asks, or
+    with None of all."""
     from finetrace.judges.agreement import read_labels
 
-    specs = [_parsed(judge) for judge in request.judges]
-    named: list[Any] = [[_speaker(spec.model).identity, _rubric(spec).identity] for spec in specs]
-    if request.judge_labels is None or not named:
+    specs = [spec for spec in map(_parsed, request.judges) if needs is None or _asks(needs, spec.rubric)]
+    named: list[Any] = [[_speaker(spec.model).identity, *_questions(spec)] for spec in specs]
+    if request.judge_labels is None or all(spec.rubric == LABEL for spec in specs):
         return named
     labels = [vars(one) for one in read_labels(request.judge_labels, _all_words())]
     return [*named, {"labels": digest(labels)}]
@@ -134,9 +152,18 @@ def judges_for(
             price=price,
         )
         found[grader.name] = grader
-    if len(found) == 1:
+    if sum(judge.rubric.name != LABEL for judge in found.values()) == 1:
         tell("One judge was named: with two or more the report shows where judges disagree.")
     return found
+
+
+def asked_by(needs: Needs, judges: Mapping[str, Grader]) -> dict[str, Grader]:
+    """Of the judges, by name, those that a method of such needs asks."""
+    return {name: judge for name, judge in judges.items() if _asks(needs, name.partition("=")[0])}
+
+
+def _asks(needs: Needs, rubric: str) -> bool:
+    return needs.labels > 0 if rubric == LABEL else needs.judged
 
 
 def measured(request: Request, judges: Mapping[str, Grader]) -> dict[str, Accuracy]:
@@ -165,12 +192,27 @@ def cost_of(request: Request, pairs: int, characters: int) -> dict[str, Spent]:
     found: dict[str, Spent] = {}
     for judge in dict.fromkeys(request.judges):
         spec = _parsed(judge)
+        if spec.rubric == LABEL:
+            continue
         rubric = _rubric(spec)
         one = estimate(rubric, [("x" * (characters // 2), "x" * (characters - characters // 2))])
         found[f"{rubric.name}={spec.model}"] = replace(
             one, asked=pairs, tokens_in=pairs * one.tokens_in, tokens_out=pairs * one.tokens_out
         )
     return found
+
+
+def cost_of_labels(request: Request, labels: int) -> dict[str, Spent]:
+    """What so many labels would cost at most, by judge: nothing is asked."""
+    from finetrace.dictionaries.labels import at_most
+
+    models = [spec.model for spec in map(_parsed, dict.fromkeys(request.judges)) if spec.rubric == LABEL]
+    if not models or not labels:
+        return {}
+    written, scored = at_most(labels)
+    if len(models) == 1:
+        return {f"{LABEL}={models[0]}": written + scored}
+    return {f"{LABEL}={models[0]}": written, f"{LABEL}={models[1]}": scored}
 
 
 def served_answers(
@@ -227,10 +269,18 @@ def _parsed(judge: str) -> _Spec:
     return _Spec(found["rubric"] or DEFAULT, found["template"], found["model"])
 
 
+def _questions(spec: _Spec) -> list[str]:
+    """What a judge is asked, as parts of a key."""
+    from finetrace.dictionaries.detection import DETECTED
+
+    return [_rubric(spec).identity, *([DETECTED.identity] if spec.rubric == LABEL else [])]
+
+
 def _rubric(spec: _Spec) -> Rubric:
+    from finetrace.dictionaries.detection import LABELLED
     from finetrace.judges.formats import with_template
 
-    known = rubrics()
+    known = rubrics() | {LABEL: LABELLED}
     if spec.rubric not in known:
         raise unknown("rubric", spec.rubric, known)
     if spec.template is None:

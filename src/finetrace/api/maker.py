@@ -189,6 +189,7 @@ class Maker:
             tell=self._watch.tell,
             judges=lambda: self._judges,
             measured=lambda: self._measured,
+            private=describe.private(request, opened.corpus),
         )
 
     @cached_property

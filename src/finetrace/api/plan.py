@@ -59,13 +59,20 @@ def items(
     found = []
     for chosen in methods:
         key = shared | _own_key(request, chosen, sets, written) | _method_key(chosen)
-        told = _protocol(key)
-        found += [
-            Item(chosen, contrast, _address(request, pair, chosen, contrast, key), told)
-            for contrast in wanted
-            if reads(chosen, contrast, trained)
-        ]
+        told, others = _protocol(key), _unlabelled(chosen, key)
+        told_others = told if others is key else _protocol(others)
+        for contrast in (one for one in wanted if reads(chosen, one, trained)):
+            mine, said = (key, told) if contrast.label == PAIR else (others, told_others)
+            found.append(Item(chosen, contrast, _address(request, pair, chosen, contrast, mine), said))
     return tuple(found)
+
+
+def _unlabelled(chosen: Chosen, key: dict[str, Any]) -> dict[str, Any]:
+    """The key of all but the pair, whose latents alone are labelled: asking for labels makes no null again."""
+    if not chosen.needs.labels:
+        return key
+    kept = {name: part for name, part in key.items() if name != "judges" or chosen.needs.judged}
+    return kept | {"config": {**key["config"], "labels": 0}}
 
 
 def _method_key(chosen: Chosen) -> dict[str, Any]:
@@ -103,8 +110,8 @@ def _own_key(request: Request, chosen: Chosen, sets: Sets, written: Answers | No
     own |= {"calibration": {name: identity(rows) for name, rows in used(chosen.needs, sets).items()}}
     if chosen.needs.prompts and written is not None:
         own |= {"asked": written.identity}
-    judged = chosen.needs.judged and request.judges
-    return own | ({"judges": judge_identity(request)} if judged else {})
+    judges = judge_identity(request, chosen.needs)
+    return own | ({"judges": judges} if judges else {})
 
 
 def _shared_key(request: Request, pair: Pair, corpus: Corpus) -> dict[str, Any]:

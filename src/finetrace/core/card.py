@@ -44,7 +44,8 @@ class Needs:
     passes: how often it reads its calibration sets on one contrast, in forwards (a forward and its backward are three).
     prompts: whether it asks the desk for prompts. answers: whether it also asks for both sides' answers to them. judged:
     whether judges that the user named may be asked about them. nulls: whether it also runs on the nulls. steps: whether its
-    `run` reads the texts through the desk (to train on them, say).
+    `run` reads the texts through the desk (to train on them, say). labels: how many latents, of the pair alone, a model that
+    the user named is to label; a method that asks for any has them as its option `labels`.
     """
 
     logits: bool = False
@@ -61,6 +62,7 @@ class Needs:
     judged: bool = False
     nulls: bool = True
     steps: bool = False
+    labels: int = 0
 
 
 @dataclass(frozen=True)

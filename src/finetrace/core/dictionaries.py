@@ -42,6 +42,8 @@ class Options(Protocol):
     @property
     def passages(self) -> int: ...
     @property
+    def labels(self) -> int: ...
+    @property
     def keep(self) -> bool: ...
 
 
@@ -57,10 +59,12 @@ def problems(options: Options) -> Iterator[str]:
         ("expansion", options.expansion, 1), ("k", options.k, 1), ("batch", options.batch, 2),
         ("memory", options.memory, 1), ("shown", options.shown, 1), ("tokens", options.tokens, 1),
         ("passages", options.passages, 0), ("l1", options.l1, 0), ("latents", options.latents, 2),
-        ("steps", options.steps, 1),
+        ("steps", options.steps, 1), ("labels", options.labels, 0),
     )  # fmt: skip
     for name, value, lowest in counts:
         if value is not None and value < lowest:
             yield f"{name} >= {lowest}"
+    if options.labels > options.shown:
+        yield f"labels of at most the {options.shown} latents that are shown, not of {options.labels}"
     if options.epochs <= 0:
         yield "epochs > 0"

@@ -101,6 +101,8 @@ class Extremes:
         share = np.divide(score, self._largest, out=np.zeros_like(score), where=self._largest > 0)
         which = np.where(score > 0, 1 + np.searchsorted(LEVELS, share, side="right"), len(self.bins) - 1)
         chance = _chance(tokens.keys, self._latents)
+        # A silent text is shown from anywhere: always from its beginning, that would tell it from the others.
+        peak = np.where(score > 0, peak, (_again(chance) * length[:, None]).astype(np.int64))
         for b in range(len(self.bins)):
             priority = np.where(score > 0, score, -1.0) if b == 0 else np.where(which == b, chance, -1.0)
             priority[~counted] = -1.0
@@ -212,6 +214,11 @@ def _chance(keys: NDArray[np.uint64], latents: NDArray[np.int64]) -> FloatArray:
     mixed = keys[:, None] ^ (latents.astype(np.uint64)[None] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
     return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _again(chance: FloatArray) -> FloatArray:
+    """Other numbers in [0, 1), of the lower bits."""
+    return (chance * 2.0**20) % 1.0
 
 
 def _folded(found: list[Extreme]) -> list[Extreme]:

@@ -26,11 +26,24 @@ from finetrace.stats.intervals import Interval, wilson
 from finetrace.stats.multiple import benjamini_hochberg
 from finetrace.stats.rates import tango
 
-__all__ = ["FEWEST", "NO_LABEL", "Detection", "Label", "Labelled", "Labeller", "Passage", "Shown"]
+__all__ = [
+    "FEWEST",
+    "HELD_OUT",
+    "STRONG",
+    "Detection",
+    "Label",
+    "Labelled",
+    "Labeller",
+    "Passage",
+    "Shown",
+    "at_most",
+]
 
 FEWEST = 5
 """Held-out passages of either kind, below which a label is not scored."""
-NO_LABEL = "no label holds"
+STRONG, HELD_OUT = 10, 20
+"""Passages that a label is written from, and scored with."""
+_WIDTH = 64
 _LEVEL = 0.95
 _ALPHA = 0.05
 
@@ -129,11 +142,6 @@ class Label:
     def holds(self) -> bool:
         return not self.why
 
-    @property
-    def shown(self) -> str:
-        """What a page may show: the label, or that none holds."""
-        return self.text if self.holds and self.text else NO_LABEL
-
 
 @dataclass(frozen=True)
 class Labelled:
@@ -155,8 +163,8 @@ class Labeller:
 
     speaker: Speaker
     judge: Speaker | None = None
-    strong: int = 10
-    held_out: int = 20
+    strong: int = STRONG
+    held_out: int = HELD_OUT
     seed: int = 0
     replies: Replies = field(default_factory=lambda: Replies(None))
     tell: Callable[[str], None] = lambda line: None
@@ -256,11 +264,25 @@ class Labeller:
         return _window(passage, self.seed)
 
 
+def at_most(labels: int) -> tuple[Spent, Spent]:
+    """What writing so many labels would take at most, and what scoring them, once each; tokens are guessed from lengths."""
+    token = "x" * 4
+    material = material_of([((token,) * _WIDTH, (1.0,) * _WIDTH)] * STRONG)
+    each = (
+        (estimate(LABELLED, [("", material)]), labels),
+        (estimate(DETECTED, [("x" * 80, token * _WIDTH)]), 2 * HELD_OUT * labels),
+    )
+    written, scored = (
+        replace(one, asked=n, tokens_in=n * one.tokens_in, tokens_out=n * one.tokens_out) for one, n in each
+    )
+    return written, scored
+
+
 def _folded(passage: Passage) -> str:
     return " ".join(passage.text.casefold().split())
 
 
-def _window(passage: Passage, seed: int, width: int = 64) -> str:
+def _window(passage: Passage, seed: int, width: int = _WIDTH) -> str:
     """At most `width` tokens, anywhere that holds the strongest: neither length nor place tells firing from silent."""
     spare = len(passage.tokens) - width
     if spare <= 0:

@@ -44,7 +44,8 @@ class Desk:
     contrast's work is done by now; the unit is the method's own. corpus, shape: the texts and how they go through the models;
     None where the method's card asks for no steps. tell: a line that a user should read. written: what the
     sides answer to the audit's prompts; None where no method asks for prompts. judges: those that the user named, by name;
-    measured: how right each of them is on labelled answers, where there are such.
+    measured: how right each of them is on labelled answers, where there are such. private: slices whose texts are shown to
+    no judge.
     """
 
     pair: Pair
@@ -61,6 +62,7 @@ class Desk:
     written: Answers | None = None
     judges: Mapping[str, Judge] = field(default_factory=dict)
     measured: Mapping[str, Accuracy] = field(default_factory=dict)
+    private: tuple[str, ...] = ()
     advance: Callable[[int, int], None] = lambda done, total: None
     tell: Callable[[str], None] = lambda line: None
 

@@ -214,6 +214,7 @@ def _by_name(spec: Spec, missing: Mapping[str, int | None]) -> RunCost:
         disk_of,
         flops,
         judged_by,
+        labelled_by,
         passes_of,
         results_of,
     )
@@ -226,6 +227,7 @@ def _by_name(spec: Spec, missing: Mapping[str, int | None]) -> RunCost:
     rows = rows_for(request, held_out=request.trains_nulls) if data_held(request.data) else None
     tokens = None if rows is None else sum(_tokens(row, request.max_tokens) for row in rows)
     prompts = asked_for(request, spec.chosen)
+    judged = judged_by(request, prompts) | labelled_by(request, spec.chosen)
     sides = 2 + nulls
     written = len(prompts) * sides * request.written.samples
     device = pick_device(request.device)
@@ -245,9 +247,7 @@ def _by_name(spec: Spec, missing: Mapping[str, int | None]) -> RunCost:
         known=False,
         fetched=missing,
         said=(line,) if prompts else (),
-        asked={
-            name: (spent.tokens_in, spent.tokens_out) for name, spent in judged_by(request, prompts).items()
-        },
+        asked={name: (spent.tokens_in, spent.tokens_out) for name, spent in judged.items()},
     )
 
 

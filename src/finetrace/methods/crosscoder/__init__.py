@@ -27,7 +27,8 @@ class Config:
     memory: MiB of hidden states that are held rather than read again for every epoch.
 
     shown: latents that are read as words and looked up in the texts. tokens: words of each. passages: texts of each, and of
-    each range of strength. keep: the dictionary is saved beside the result, for each contrast.
+    each range of strength. labels: how many of them, the first, are labelled by a model that `--judge label=MODEL` names; of
+    the pair alone. keep: the dictionary is saved beside the result, for each contrast.
     """
 
     layer: float = 1.0
@@ -49,6 +50,7 @@ class Config:
     shown: int = 8
     tokens: int = 12
     passages: int = 2
+    labels: int = 0
     keep: bool = False
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ METHOD = Method(
     version=1,
     summary="One sparse dictionary of both models: latents that only one has, checked by latent scaling, words and passages.",
     config=Config,
-    needs=lambda config: Needs(steps=True, dosed=False),
+    needs=lambda config: Needs(steps=True, dosed=False, labels=config.labels),
     primary="explained_change",
     keys=KEYS,
     papers=(

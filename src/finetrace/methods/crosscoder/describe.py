@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from finetrace.core.page import Block, Number, Page, Warning
 from finetrace.dictionaries.findings import IDENTICAL, why
+from finetrace.dictionaries.labelled import labels_table, labels_warnings
 from finetrace.dictionaries.page import beside, learning, passages, silence, warnings
 from finetrace.dictionaries.tables import (
     frequencies_table,
@@ -49,8 +50,11 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     keys = [key for key, _ in KEYS]
     blocks: list[Block] = [Number(key, LABELS[key][0], result.numbers[key], LABELS[key][1]) for key in keys]
     blocks += [Warning(text) for text in (*warnings(result), *_poor(result))]
+    blocks += [Warning(text) for text in labels_warnings(result.labels)]
     if result.fitted is not None:
         blocks += [tags_table(result, nulls), latents_table(result, nulls)]
+    if result.labels is not None:
+        blocks.append(labels_table(result.labels))
     if len(result.words):
         blocks.append(tokens_table(result, nulls, CONSTANT_NAME, _READ))
     if nulls:

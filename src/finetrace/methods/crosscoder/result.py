@@ -9,6 +9,7 @@ import numpy as np
 from finetrace.core.estimate import Estimate
 from finetrace.core.result import Columns
 from finetrace.dictionaries.findings import Fitted, Passage
+from finetrace.dictionaries.labelled import LatentLabels
 
 __all__ = ["TAGS", "Result"]
 
@@ -31,8 +32,8 @@ class Result:
     read, best first. words: latent (CONSTANT_PART for the mean change), head, sign, rank, token, token_id, logit: of what the
     latent writes to the tuned model less what it writes to the base. token_ids: tokens that can be read; peaks, reach: float32
     of each, the largest centred logit that a shown latent or the mean change gives it, and the largest of those times its size.
-    constant: the squared norm of the mean change over the base's variance, None where that is 0. lost: tokens whose states
-    were not finite.
+    constant: the squared norm of the mean change over the base's variance, None where that is 0. labels: None where none
+    were asked for, and for nulls. lost: tokens whose states were not finite.
     """
 
     numbers: dict[str, Estimate]
@@ -51,4 +52,5 @@ class Result:
     peaks: np.ndarray
     reach: np.ndarray
     passages: tuple[Passage, ...]
+    labels: LatentLabels | None
     lost: int

@@ -22,7 +22,8 @@ class Config:
     states that are held rather than read again for every epoch.
 
     shown: latents that are read as words and looked up in the texts. tokens: words of each. passages: texts of each, and of
-    each range of strength. keep: the dictionary is saved beside the result, for each contrast.
+    each range of strength. labels: how many of them, the first, are labelled by a model that `--judge label=MODEL` names; of
+    the pair alone. keep: the dictionary is saved beside the result, for each contrast.
     """
 
     layer: float = 1.0
@@ -40,6 +41,7 @@ class Config:
     shown: int = 8
     tokens: int = 12
     passages: int = 2
+    labels: int = 0
     keep: bool = False
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ METHOD = Method(
     version=1,
     summary="What changed in the hidden states, taken apart by a sparse autoencoder: latents, words and passages.",
     config=Config,
-    needs=lambda config: Needs(steps=True, dosed=False),
+    needs=lambda config: Needs(steps=True, dosed=False, labels=config.labels),
     primary="explained_change",
     keys=KEYS,
     papers=(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from finetrace.core.page import Block, Number, Page, Warning
 from finetrace.dictionaries.findings import CONSTANT, IDENTICAL, why
+from finetrace.dictionaries.labelled import labels_table, labels_warnings
 from finetrace.dictionaries.page import beside, learning, passages, silence, warnings
 from finetrace.dictionaries.tables import (
     frequencies_table,
@@ -41,9 +42,11 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     texts. nulls: the same method's results on harmless fine-tunes of the same base, each with a dictionary of its own."""
     keys = [key for key, _ in KEYS]
     blocks: list[Block] = [Number(key, LABELS[key][0], result.numbers[key], LABELS[key][1]) for key in keys]
-    blocks += [Warning(text) for text in warnings(result)]
+    blocks += [Warning(text) for text in (*warnings(result), *labels_warnings(result.labels))]
     if len(result.words):
         blocks += [latents_table(result, nulls), tokens_table(result, nulls, CONSTANT_NAME, "Each direction")]
+    if result.labels is not None:
+        blocks.append(labels_table(result.labels))
     if nulls:
         blocks.append(nulls_table(nulls, keys, CONSTANT_NAME))
     if result.fitted is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from finetrace.core.estimate import Estimate
 from finetrace.core.result import Columns
 from finetrace.dictionaries.findings import Fitted, Passage
+from finetrace.dictionaries.labelled import LatentLabels
 
 __all__ = ["Result"]
 
@@ -26,7 +27,8 @@ class Result:
     betas of held-out ones. shown: the latents that are read, best first. words: latent (CONSTANT_PART for the constant part),
     head, sign, rank, token, token_id, logit. token_ids: tokens that can be read; peaks, reach: float32 of each, the largest
     centred logit that a shown latent or the constant part gives it, and the largest of those times its size. constant: the norm of
-    the constant part over the root of the base's variance, None where that is 0. lost: tokens whose states were not finite.
+    the constant part over the root of the base's variance, None where that is 0. labels: None where none were asked for, and for
+    nulls. lost: tokens whose states were not finite.
     """
 
     numbers: dict[str, Estimate]
@@ -44,4 +46,5 @@ class Result:
     peaks: np.ndarray
     reach: np.ndarray
     passages: tuple[Passage, ...]
+    labels: LatentLabels | None
     lost: int

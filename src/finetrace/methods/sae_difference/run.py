@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetrace.core.estimate import Estimate
 from finetrace.dictionaries.findings import IDENTICAL, Passage
+from finetrace.dictionaries.labelled_latents import labels_of
 from finetrace.dictionaries.study import Latents, Study, fitted, latents_of, read_again, study
 from finetrace.dictionaries.sums import nothing
 from finetrace.dictionaries.words import Words, no_words, words
@@ -79,6 +80,7 @@ def _result(
         peaks=said.peaks,
         reach=said.reach,
         passages=passages,
+        labels=labels_of(one, desk, latents, config.labels),
         lost=feed.lost,
     )
 
