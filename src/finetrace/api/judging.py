@@ -78,7 +78,8 @@ def problems(request: Request, needs: Sequence[Needs] = ()) -> list[str]:
         try:
             spec = _parsed(judge)
             labels.append(spec.rubric == LABEL)
-            words |= set() if labels[-1] else set(_rubric(spec).words)
+            rubric = _rubric(spec)
+            words |= set() if labels[-1] else set(rubric.words)
             found += served_problems(spec.model, role="judge")
         except BadInput as error:
             found.append(str(error))
