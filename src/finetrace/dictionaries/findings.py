@@ -12,14 +12,14 @@ from finetrace.core.estimate import Estimate
 from finetrace.core.result import Columns
 
 __all__ = [
-    "CONSTANT", "CONSTANT_PART", "DEAD", "DIVERGED", "FEW", "IDENTICAL", "LOST", "STILL", "Findings", "Fitted", "Passage",
+    "CONSTANT", "CONSTANT_PART", "DEAD", "DIVERGED", "FEW", "IDENTICAL", "LOST", "STILL", "TOGETHER", "Findings", "Fitted", "Passage",
     "Untrainable", "why",
 ]  # fmt: skip
 
 IDENTICAL, CONSTANT = "identical", "constant"
 FEW, LOST, STILL, DEAD, DIVERGED = "few", "lost", "still", "dead", "diverged"
-CONSTANT_PART = -1
-"""In the place of a latent: what is written at every token."""
+CONSTANT_PART, TOGETHER = -1, -2
+"""In the place of a latent: what is written at every token, and that and all latents together."""
 
 
 class Untrainable(DataError):

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from finetrace.core.page import Cell, Table
-from finetrace.dictionaries.findings import CONSTANT_PART, Findings
-from finetrace.dictionaries.words import joined, most
+from finetrace.dictionaries.findings import CONSTANT_PART, TOGETHER, Findings
+from finetrace.dictionaries.words import joined, most, reaches
 
 __all__ = [
     "called",
     "frequencies_table",
+    "moved_table",
     "nulls_table",
     "plain",
     "slices_table",
@@ -30,7 +31,7 @@ def plain(value: float | np.floating | None) -> float | None:
 
 def called(latent: int, constant: str) -> str:
     """constant: what the method calls its constant part."""
-    return constant if latent == CONSTANT_PART else f"latent {latent}"
+    return {CONSTANT_PART: constant, TOGETHER: "all together"}.get(latent, f"latent {latent}")
 
 
 def tokens_table(result: Findings, nulls: Sequence[Findings], constant: str, what: str) -> Table:
@@ -43,7 +44,7 @@ def tokens_table(result: Findings, nulls: Sequence[Findings], constant: str, wha
     tuned = {place for i, place in enumerate(places) if data["head"][i] == "tuned"}
     rows: list[tuple[Cell, ...]] = []
     for i, (latent, sign, token) in enumerate(places):
-        if data["head"][i] != "base":
+        if data["head"][i] != "base" or latent == TOGETHER:
             continue
         beside = None
         if theirs is not None and sign == "promoted":
@@ -59,15 +60,31 @@ def tokens_table(result: Findings, nulls: Sequence[Findings], constant: str, wha
     return Table("tokens", "Words of the latents", columns, tuple(rows), note)
 
 
+def moved_table(result: Findings, nulls: Sequence[Findings], constant: str) -> Table:
+    """The tokens that all latents and the constant part push up most together, beside the nulls' push."""
+    theirs, data = reaches(nulls), result.words.data
+    rows: list[tuple[Cell, ...]] = []
+    for i in np.flatnonzero(np.asarray(data["latent"]) == TOGETHER).tolist():
+        token = int(data["token_id"][i])
+        beside = None if theirs is None else float(theirs[np.searchsorted(result.token_ids, token)])
+        rows.append((str(data["token"][i]), token, float(data["logit"][i]), beside))
+    note = (
+        f"push: the root of the sum, over the {constant} and all latents, of (the token's logit through the base's head, where it is "
+        f"above the mean of all tokens, times the usual strength)^2. nulls: the largest of {len(nulls)} nulls."
+    )
+    columns = ("token", "token_id", "push", "nulls")
+    return Table("moved", "What all latents together push up most", columns, tuple(rows), note)
+
+
 def nulls_table(nulls: Sequence[Findings], keys: Sequence[str], constant: str) -> Table:
     """Each null's figures, and its first latents."""
     tagged = any("tag" in null.latents.data for null in nulls)
     rows: list[tuple[Cell, ...]] = []
     for number, null in enumerate(nulls):
         figures = [plain(null.numbers[key].value) for key in keys]
-        parts = [CONSTANT_PART, *null.shown.tolist()] if len(null.words) else []
-        for latent in parts[: 1 + _PARTS]:
-            tag = "" if latent == CONSTANT_PART or not tagged else str(null.latents.data["tag"][latent])
+        parts = [TOGETHER, CONSTANT_PART, *null.shown.tolist()] if len(null.words) else []
+        for latent in parts[: 2 + _PARTS]:
+            tag = "" if latent < 0 or not tagged else str(null.latents.data["tag"][latent])
             name = (called(latent, constant), tag) if tagged else (called(latent, constant),)
             rows.append((number + 1, *figures, *name, joined(null.words, latent)))
     columns = ("null", *keys, "latent", *(("tag",) if tagged else ()), "tokens_up")

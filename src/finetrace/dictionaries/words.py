@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from finetrace.core.result import Columns
-from finetrace.dictionaries.findings import CONSTANT_PART, Findings
+from finetrace.dictionaries.findings import TOGETHER, Findings
 from finetrace.dictionaries.latents import top_tokens
 from finetrace.engine import Subject
 
-__all__ = ["Words", "joined", "most", "moved_most", "no_words", "nulls_say", "said", "words"]
+__all__ = ["Words", "joined", "most", "moved_most", "no_words", "nulls_say", "reaches", "said", "words"]
 
+_READ, _LATENTS = 32, 1024
+"""Vectors through the heads at once, as each is a megabyte of a large vocabulary; and latents whose pushes are summed."""
 COLUMNS = ("latent", "head", "sign", "rank", "token", "token_id", "logit")
-_WORDS, _SAID = 8, 3
+_WORDS, _SAID = 8, 12
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """table: latent (CONSTANT_PART for the constant part), head, sign, rank, token, token_id, logit. token_ids: tokens that can
-    be read; peaks, reach: float32 of each, the largest centred logit that a shown latent or the constant part gives it, and
-    the largest of those times its size."""
+    """table: latent, head, sign, rank, token, token_id, logit: of the constant part (CONSTANT_PART) and the shown latents; then of
+    all TOGETHER, with the reach in the logit's place.
+
+    token_ids: tokens that can be read. Of each, float32: peaks, the largest centred logit that a shown latent or the constant
+    part gives it, at a root mean square of 1; reach, how far all of them together push it up: the root of the sum, over the
+    constant part and every latent, of (the centred logit, where above 0, times the vector's size)^2.
+    """
 
     table: Columns
     token_ids: np.ndarray
@@ -44,23 +51,60 @@ def words(
     shown: np.ndarray,
     count: int,
 ) -> Words:
-    """vectors: the constant part, then what the shown latents write. sizes: root mean squares of what each adds to a token."""
-    found = top_tokens(vectors, subject, count).data
-    latents = np.concatenate([[CONSTANT_PART], shown]).astype(np.int64)
-    columns: dict[str, np.ndarray | list[str]] = {"latent": latents[np.asarray(found["vector"], np.int64)]}
-    table = Columns(columns | {name: found[name] for name in COLUMNS[1:]})
+    """vectors: the constant part, then what every latent writes; sizes: root mean squares of what each adds to a token, NaN for
+    a latent that does not fire. shown: the latents that are read one by one."""
+    read = np.concatenate([[0], shown + 1]).astype(np.int64)
+    found = top_tokens(vectors[torch.from_numpy(read)], subject, count).data
+    # The constant part is read first, and its place among latents is CONSTANT_PART.
+    columns: dict[str, np.ndarray | list[str]] = {"latent": read[np.asarray(found["vector"], np.int64)] - 1}
+    columns |= {name: found[name] for name in COLUMNS[1:]}
     known = subject.vocabulary
     readable = np.flatnonzero(~(known.special | known.dead))
-    peaks, reach = np.zeros((2, len(readable)), np.float32)
-    # One at a time: of a large vocabulary each is a megabyte.
-    for vector, size in zip(vectors, sizes.tolist(), strict=True):
-        norm = vector.double().square().mean().sqrt()
-        if float(norm) > 0:
-            logits = subject.lens((vector.double() / norm).float()[None], True)[0][0].double().numpy()
-            logits = logits[readable] - logits[readable].mean()
-            peaks = np.maximum(peaks, logits).astype(np.float32)
-            reach = np.maximum(reach, logits * size).astype(np.float32)
-    return Words(table, known.ids[readable], peaks, reach)
+    peaks = np.zeros(len(readable))
+    for logits in _centred(subject, vectors[torch.from_numpy(read)], readable):
+        peaks = np.maximum(peaks, logits.max(0))
+    reach = _reach(subject, vectors, np.nan_to_num(sizes), readable)
+    best = np.argsort(-reach, kind="stable")[:count] if reach.any() else np.zeros(0, np.int64)
+    pushed: dict[str, np.ndarray | list[str]] = {
+        "latent": np.full(len(best), TOGETHER),
+        "head": ["base"] * len(best),
+        "sign": ["promoted"] * len(best),
+        "rank": np.arange(len(best)) + 1,
+        "token": [known.texts[i] for i in readable[best].tolist()],
+        "token_id": known.ids[readable[best]],
+        "logit": reach[best],
+    }
+    table = Columns({name: _after(columns[name], pushed[name]) for name in COLUMNS})
+    return Words(table, known.ids[readable], peaks.astype(np.float32), reach.astype(np.float32))
+
+
+def _after(one: np.ndarray | list[str], other: np.ndarray | list[str]) -> np.ndarray | list[str]:
+    return [*one, *other] if isinstance(one, list) else np.concatenate([one, np.asarray(other)])
+
+
+def _reach(
+    subject: Subject, vectors: Float[Tensor, "vector d_model"], sizes: np.ndarray, readable: np.ndarray
+) -> np.ndarray:
+    """Of each token, see `Words`."""
+    largest = np.argsort(-sizes, kind="stable")[:_LATENTS]
+    largest = np.sort(largest[sizes[largest] > 0])
+    total, at = np.zeros(len(readable)), 0
+    for logits in _centred(subject, vectors[torch.from_numpy(largest)], readable):
+        some = sizes[largest[at : at + len(logits)], None]
+        total += np.square(np.maximum(logits, 0) * some).sum(0)
+        at += len(logits)
+    return np.sqrt(total)
+
+
+def _centred(
+    subject: Subject, vectors: Float[Tensor, "vector d_model"], readable: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Logits through the base's head, [vector, token], of vectors at a root mean square of 1, in portions; 0 of a vector of 0."""
+    for some in vectors.double().split(_READ):
+        size = some.square().mean(1, keepdim=True).sqrt()
+        unit = (some / size.where(size > 0, 1.0)).float()
+        logits = subject.lens(unit, True)[0].double().numpy()[:, readable]
+        yield (logits - logits.mean(1, keepdims=True)) * (size > 0).numpy()
 
 
 def most(nulls: Sequence[Findings]) -> np.ndarray | None:
@@ -69,9 +113,15 @@ def most(nulls: Sequence[Findings]) -> np.ndarray | None:
     return np.stack(rows).max(0) if rows else None
 
 
+def reaches(nulls: Sequence[Findings]) -> np.ndarray | None:
+    """How far the null that pushes each token furthest does so, [token]; None without."""
+    rows = [null.reach for null in nulls if len(null.reach)]
+    return np.stack(rows).max(0) if rows else None
+
+
 def moved_most(result: Findings, n: int) -> tuple[int, ...]:
-    """Ids of the `n` tokens whose logit is moved most by one of the shown latents, or by the constant part, at its usual
-    strength; none where there is no difference."""
+    """Ids of the `n` tokens that the latents and the constant part push up most together (`Words.reach`); none where there is no
+    difference."""
     if not result.reach.any():
         return ()
     order = np.argsort(-result.reach, kind="stable")[:n]
@@ -93,12 +143,8 @@ def joined(words: Columns, latent: int) -> str:
 
 
 def said(result: Findings) -> str:
-    """A few words, quoted: the first of each of the shown latents, or those of the constant part alone."""
-    parts = result.shown.tolist() or [CONSTANT_PART]
-    each = _SAID if len(parts) > 1 else 2 * _SAID
-    found = dict.fromkeys(
-        word.strip() or word for latent in parts[:_SAID] for word in _first(result.words, latent, each)
-    )
+    """The first words of all together, quoted."""
+    found = dict.fromkeys(word.strip() or repr(word) for word in _first(result.words, TOGETHER, _SAID))
     return ", ".join(f"“{word}”" for word in found) or "nothing that can be read"
 
 

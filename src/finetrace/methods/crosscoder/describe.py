@@ -10,6 +10,7 @@ from finetrace.dictionaries.labelled import labels_table, labels_warnings
 from finetrace.dictionaries.page import beside, learning, passages, silence, warnings
 from finetrace.dictionaries.tables import (
     frequencies_table,
+    moved_table,
     nulls_table,
     slices_table,
     tokens_table,
@@ -51,6 +52,8 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     blocks: list[Block] = [Number(key, LABELS[key][0], result.numbers[key], LABELS[key][1]) for key in keys]
     blocks += [Warning(text) for text in (*warnings(result), *_poor(result))]
     blocks += [Warning(text) for text in labels_warnings(result.labels)]
+    if len(result.words):
+        blocks.append(moved_table(result, nulls, CONSTANT_NAME))
     if result.fitted is not None:
         blocks += [tags_table(result, nulls), latents_table(result, nulls)]
     if result.labels is not None:
@@ -79,7 +82,7 @@ def _summary(result: Result, nulls: Sequence[Result]) -> str:
     return (
         f"At layer {result.layer}, the change that the latents account for is {value:.3g} of the base's variance"
         f"{beside(nulls, 'explained_change')}. Of {tagged} latents that look like the tuned model's alone, latent scaling confirms "
-        f"{confirmed} and refutes {shrunk}. The latents shown say {said(result)}.{silence(nulls)}"
+        f"{confirmed} and refutes {shrunk}. Together the latents push up {said(result)}.{silence(nulls)}"
     )
 
 

@@ -9,6 +9,6 @@ from finetrace.methods.crosscoder.result import Result
 
 
 def top_tokens(result: Result, where: str, n: int = 20, nulls: Sequence[Result] = ()) -> tuple[int, ...]:
-    """Ids of the `n` tokens whose logit is moved most by one of the shown latents, or by the mean change, at its usual
-    strength; none where there is no difference. Latents are of all slices together, so `where` moves nothing."""
+    """Ids of the `n` tokens that all latents and the mean change push up most together, each at its usual strength; none where there
+    is no difference. They are of all slices together, so that `where` moves nothing."""
     return moved_most(result, n)

@@ -26,13 +26,12 @@ class Result:
     side's energy (squared code times squared decoder norm, summed over latents), that of confirmed tuned-only latents.
     base_share, tuned_share: of each side's variance, what is given back. codes_per_token: latents that fire at a token.
 
-    rows, held: tokens trained on, and held out. reason: why no dictionary was trained (IDENTICAL, FEW), "" where one was.
-    fitted: None then. tags: live latents by tag, and those that are confirmed and shrunk. latents: one row a latent, see
+    rows, held: tokens trained on, and held out. reason: why no dictionary was trained (see `dictionaries.findings`), ""
+    where one was. fitted: None then. tags: live latents by tag, and those that are confirmed and shrunk. latents: one row a latent, see
     `dictionaries.latents.latent_table`; frequencies are of all texts, betas of held-out ones. shown: the latents that are
     read, best first. words: latent (CONSTANT_PART for the mean change), head, sign, rank, token, token_id, logit: of what the
-    latent writes to the tuned model less what it writes to the base. token_ids: tokens that can be read; peaks, reach: float32
-    of each, the largest centred logit that a shown latent or the mean change gives it, and the largest of those times its size.
-    constant: the squared norm of the mean change over the base's variance, None where that is 0. labels: None where none
+    latent writes to the tuned model less what it writes to the base. token_ids, peaks, reach: see
+    `dictionaries.words.Words`. constant: the squared norm of the mean change over the base's variance, None where that is 0. labels: None where none
     were asked for, and for nulls. lost: tokens whose states were not finite.
     """
 

@@ -92,18 +92,18 @@ def _tags(latents: Latents) -> dict[str, int]:
 
 
 def _words(config: Config, desk: Desk, one: Study, latents: Latents) -> Words:
-    vectors = added(one, latents.shown)
+    vectors = added(one)
     sizes = vectors[:1].norm(dim=1).double().numpy()
     if one.dictionary is not None:
-        sizes = np.concatenate([sizes, np.sqrt(latents.column("energy")[latents.shown])])
+        sizes = np.concatenate([sizes, np.sqrt(latents.column("energy"))])
     return words(desk.subject, vectors, sizes, latents.shown, config.tokens)
 
 
-def added(one: Study, shown: np.ndarray) -> Float[Tensor, "vector d"]:
+def added(one: Study) -> Float[Tensor, "vector d"]:
     """The mean change, then what a code of 1 of each latent adds to the tuned model less what it adds to the base."""
     mean = one.feed.moments["training"].mean[2:].float()
     if one.dictionary is None:
         # Nothing was trained because nothing changed: what rounding leaves says no words.
         return torch.zeros_like(mean)
-    base, tuned = one.dictionary.directions().cpu()[:, torch.from_numpy(shown)]
+    base, tuned = one.dictionary.directions().cpu()
     return torch.cat([mean, tuned - base])

@@ -10,6 +10,7 @@ from finetrace.dictionaries.labelled import labels_table, labels_warnings
 from finetrace.dictionaries.page import beside, learning, passages, silence, warnings
 from finetrace.dictionaries.tables import (
     frequencies_table,
+    moved_table,
     nulls_table,
     slices_table,
     tokens_table,
@@ -44,7 +45,8 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     blocks: list[Block] = [Number(key, LABELS[key][0], result.numbers[key], LABELS[key][1]) for key in keys]
     blocks += [Warning(text) for text in (*warnings(result), *labels_warnings(result.labels))]
     if len(result.words):
-        blocks += [latents_table(result, nulls), tokens_table(result, nulls, CONSTANT_NAME, "Each direction")]
+        blocks += [moved_table(result, nulls, CONSTANT_NAME), latents_table(result, nulls)]
+        blocks.append(tokens_table(result, nulls, CONSTANT_NAME, "Each direction"))
     if result.labels is not None:
         blocks.append(labels_table(result.labels))
     if nulls:
@@ -69,6 +71,6 @@ def _summary(result: Result, nulls: Sequence[Result]) -> str:
         return "No text was held out, so that there are no figures: give more texts."
     return (
         f"At layer {result.layer}, the change that the dictionary finds is {value:.3g} of the base's variance"
-        f"{beside(nulls, 'explained_change')}; it gives back {share:.0%} of the change on held-out texts. Its parts say "
-        f"{said(result)}.{silence(nulls)}"
+        f"{beside(nulls, 'explained_change')}; it gives back {share:.0%} of the change on held-out texts. Together "
+        f"its parts push up {said(result)}.{silence(nulls)}"
     )

@@ -88,7 +88,6 @@ def _result(
 def _words(config: Config, desk: Desk, one: Study, latents: Latents, constant: Float[Tensor, " d"]) -> Words:
     vectors, sizes = constant[None], [float(constant.double().norm())]
     if one.dictionary is not None:
-        directions = one.dictionary.directions()[0].cpu()[torch.from_numpy(latents.shown)]
-        vectors = torch.cat([vectors, directions])
-        sizes += np.sqrt(latents.column("energy")[latents.shown]).tolist()
+        vectors = torch.cat([vectors, one.dictionary.directions()[0].cpu()])
+        sizes += np.sqrt(latents.column("energy")).tolist()
     return words(desk.subject, vectors, np.array(sizes), latents.shown, config.tokens)
