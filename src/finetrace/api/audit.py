@@ -20,6 +20,7 @@ from finetrace.api.parity import served, with_parity
 from finetrace.api.plan import TUNED, contrasts, items, null_names
 from finetrace.api.prompts import arms_for, asked_facts, prompts_for
 from finetrace.api.request import Chosen, Request
+from finetrace.api.stored import states_for, stored_facts
 from finetrace.api.verdicts import findings, worst
 from finetrace.api.watch import Watch
 from finetrace.core.errors import DataError
@@ -156,7 +157,7 @@ def make_ready(
     request: Request, methods: Sequence[Chosen], watch: Watch, *, pair: Pair | None = None
 ) -> Ready:
     """Fetches, reads and checks everything: the rows, both checkpoints and the nulls (which are trained now, if they are
-    to be), and that each of them does something."""
+    to be), and that each of them does something. Hidden states that are to be stored are stored now."""
     began = time.time()
     trained = request.trains_nulls
     rows = rows_for(request, held_out=trained)  # first: a malformed row is said before a model loads
@@ -164,6 +165,8 @@ def make_ready(
     request = request if pair else with_trained_nulls(with_bundled_nulls(request), watch)
     prompts = asked_for(request, methods)
     opened = open_all(request, rows, pair, trained, sets, prompts, watch)
+    states = states_for(request, methods, opened.pair, opened.corpus, watch)
+    opened = replace(opened, states=states)
     return Ready(request, tuple(methods), opened, began)
 
 
@@ -179,6 +182,7 @@ def run_ready(ready: Ready, watch: Watch, *, command: str = "") -> Found:
     found = findings(ready.methods, maker.results, against="dose" if opened.trained else "null")
     whole = assemble(request, opened, found, watch, seconds=time.time() - ready.began, command=command)
     whole = replace(whole, protocol=whole.protocol | {"runs": run_keys(ready)})
+    whole = replace(whole, protocol=whole.protocol | stored_facts(opened.states, opened.pair))
     whole = with_parity(whole, request, opened.pair, told)
     return Found(whole, request.out, maker.results)
 

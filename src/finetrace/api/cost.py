@@ -19,6 +19,7 @@ from finetrace.api.opening import open_request
 from finetrace.api.plan import null_names
 from finetrace.api.prompts import arms_for
 from finetrace.api.request import Chosen, Request
+from finetrace.api.stored import Size, size_of
 from finetrace.data import build_corpus, padded_tokens
 from finetrace.data.asks import ask_ids
 from finetrace.data.prompts import Prompt
@@ -44,7 +45,8 @@ class Cost:
     """slices: tokens of each. passes: sides that read them. own: lines on methods that run by themselves after the pass.
     seconds: wall time, to about a factor of 2. bytes: peak. answers: lines on the answers that are written, and on
     what judges are asked about them; judged: the latter by judge. results: those that land on the shelf. disk: their size
-    at most, in bytes, to about a factor of 3."""
+    at most, in bytes, to about a factor of 3. stored: hidden states that are kept on disk, where that was asked for; storing: seconds
+    of that."""
 
     slices: dict[str, int]
     tokens: int
@@ -59,6 +61,8 @@ class Cost:
     judged: Mapping[str, Spent] = field(default_factory=dict)
     results: int = 0
     disk: int = 0
+    stored: Size | None = None
+    storing: float = 0.0
 
 
 def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prompt] = ()) -> Cost:
@@ -76,9 +80,9 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
     nulls = COUNT if request.trains_nulls else len(null_names(pair))
     passes = passes_of(request, methods, nulls)
     asked = _asked(request, pair, prompts)
-    own = [_own(request, pair, one, nulls, sum(asked)) for one in methods if one.card.runs]
     answers = _answers(request, methods, asked, nulls)
     training = TRAINING if request.trains_nulls else 0
+    stored = size_of(request, methods, pair, corpus, nulls)
     padded = padded_tokens(corpus, request.shape.batch_size, request.shape.shard_tokens)
     size = float32_bytes(pair.source("base")) // 4
     copies = sum(pair.kind(side) == "full" for side in pair.sides)
@@ -87,17 +91,16 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
     vocab = pair.config("base").vocab_size
     judged = judged_by(request, prompts) | labelled_by(request, methods)
     results = results_of(request, methods, nulls)
+    own = [_own(request, pair, one, nulls, (sum(asked), padded)) for one in methods if one.card.runs]
+    storing = padded * 2 * stored.sides if stored is not None else 0
+    rate = OVERHEAD * 2 * size / flops(pair.dtype, pair.device, pair.d_model)
     hidden = request.shape.batch_size * corpus.longest * pair.d_model * 4 * (passes + 8)
     return Cost(
         slices={s.name: s.tokens for s in corpus.summary()},
         tokens=corpus.n_tokens,
         padded=padded,
         passes=passes,
-        seconds=OVERHEAD
-        * 2
-        * size
-        * (padded * passes + training + sum(tokens for _, tokens in (*own, *answers)))
-        / flops(pair.dtype, pair.device, pair.d_model),
+        seconds=rate * (padded * passes + storing + training + sum(tokens for _, tokens in (*own, *answers))),
         bytes=weights + hidden + _CHUNK_COPIES * 4 * vocab * chunk_tokens(vocab),
         weights=weights,
         device=str(pair.device),
@@ -106,6 +109,8 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
         judged=judged,
         results=results,
         disk=disk_of(request, methods, results, (vocab, len(corpus.slices))),
+        stored=stored,
+        storing=rate * storing,
     )
 
 
@@ -181,8 +186,10 @@ def judge_lines(request: Request, judged: Mapping[str, Spent]) -> list[str]:
     return [f"the judge {name}: {spent.words(price)}" for name, spent in judged.items()]
 
 
-def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, asked: int) -> tuple[str, int]:
-    """What a method's own runs read, in words, and as tokens that go forwards. asked: tokens of all prompts."""
+def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, size: tuple[int, int]) -> tuple[str, int]:
+    """What a method's own runs read, in words, and as tokens that go forwards. size: tokens of all prompts, and of the texts
+    with padding."""
+    asked, texts = size
     needs = chosen.needs
     doses = 2 if request.dose and needs.dosed else 1
     contrasts = 1 + int(needs.floor) + (nulls * doses if needs.nulls else 0)
@@ -191,6 +198,13 @@ def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, asked: int) -
         tokens = asked * (1 + contrasts)
         return (
             f"{chosen.card.name}: asks {contrasts} fine-tunes and the base; {tokens:,} tokens forwards",
+            tokens,
+        )
+    if not sets and needs.steps:
+        tokens = 2 * texts * contrasts
+        again = "reads the texts again"
+        return (
+            f"{chosen.card.name}: {again} on {contrasts} contrasts, at least {tokens:,} tokens forwards",
             tokens,
         )
     if not sets:

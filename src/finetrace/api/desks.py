@@ -13,6 +13,7 @@ from finetrace.api.judging import asked_by
 from finetrace.api.request import Chosen
 from finetrace.data import Corpus
 from finetrace.engine import Answers, Contrast, Desk, Shape, make_subject, run_method
+from finetrace.engine.states import States
 from finetrace.models import Pair
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ PERCENT = 100
 @dataclass(frozen=True)
 class Table:
     """What all desks of an audit share. slices: of the texts, for methods that saw them. remembered: method -> what it
-    keeps between contrasts. corpus, shape: for methods that read the texts again. judges, measured: made when a method that is judged first sits down. private: slices that no judge is shown."""
+    keeps between contrasts. corpus, shape: for methods that read the texts again; states: how those of them are stored. judges,
+    measured: made when a method that is judged first sits down. private: slices that no judge is shown."""
 
     pair: Pair
     slices: tuple[str, ...]
@@ -40,6 +42,7 @@ class Table:
     remembered: dict[str, dict[str, Any]] = field(default_factory=dict)
     corpus: Corpus | None = None
     shape: Shape = field(default_factory=Shape)
+    states: States | None = None
     private: tuple[str, ...] = ()
 
     def run(
@@ -72,6 +75,7 @@ class Table:
             batch_size=self.batch_size,
             corpus=self.corpus if needs.steps else None,
             shape=self.shape,
+            states=self.states,
             written=self.written if needs.prompts else None,
             judges=asked_by(needs, self.judges()) if needs.judged or needs.labels else {},
             measured=self.measured() if needs.judged else {},

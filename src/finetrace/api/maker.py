@@ -18,6 +18,7 @@ from finetrace.core.shelf import Shelf
 from finetrace.data import Corpus
 from finetrace.engine import PAIR, Answers, Contrast, run_pass
 from finetrace.engine.desk import FILES
+from finetrace.engine.states import States
 from finetrace.models import Pair
 from finetrace.weights import Effect
 
@@ -31,7 +32,7 @@ DESK = "desk"
 
 @dataclass(frozen=True)
 class Opened:
-    """All that is loaded and checked before the pass."""
+    """All that is loaded and checked before the pass. states: hidden states on disk, where a user asked for them."""
 
     pair: Pair
     effects: Mapping[str, Effect]
@@ -40,6 +41,7 @@ class Opened:
     truth: dict[str, Any] | None
     trained: bool = False
     written: Answers | None = None
+    states: States | None = None
 
 
 class Maker:
@@ -185,6 +187,7 @@ class Maker:
             batch_size=request.shape.batch_size,
             corpus=opened.corpus,
             shape=request.shape,
+            states=opened.states,
             written=opened.written,
             tell=self._watch.tell,
             judges=lambda: self._judges,

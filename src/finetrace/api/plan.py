@@ -18,6 +18,7 @@ from finetrace.data import Corpus
 from finetrace.engine import PAIR, SELF, Answers, Contrast, Job, Observer, Subject, make_subject
 from finetrace.models import Pair
 from finetrace.models.attention import named_attention
+from finetrace.store.keeping import identity as identity_of_store
 
 BASE, TUNED = "base", "tuned"
 DOSE, NULL = "dose", "null"
@@ -59,6 +60,7 @@ def items(
     found = []
     for chosen in methods:
         key = shared | _own_key(request, chosen, sets, written) | _method_key(chosen)
+        key |= identity_of_store(request.store, pair.dtype) if chosen.needs.steps else {}
         told, others = _protocol(key), _unlabelled(chosen, key)
         told_others = told if others is key else _protocol(others)
         for contrast in (one for one in wanted if reads(chosen, one, trained)):

@@ -22,6 +22,8 @@ from finetrace.core.errors import BadInput, ConfigErrors, MissingExtra
 from finetrace.core.shelf import Shelf
 from finetrace.data.sources import DataSource
 from finetrace.engine.shape import Shape, Workers
+from finetrace.store.keeping import Keeping
+from finetrace.store.keeping import problems as store_problems
 
 BACKENDS = ("transformers", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -51,7 +53,8 @@ class Request:
     control: the fine-tune is built to change nothing, so that one without effect is no error. stated: what was planted, in
     words. device_map: where base and tuned are, a device or "auto" each; None as `device`. thinking: templates that can
     switch thinking are asked to switch it on. workers: who reads the shards; None is this process. in_memory: what a pass has
-    finished is not kept on disk until it is whole, so that a killed run begins again.
+    finished is not kept on disk until it is whole, so that a killed run begins again. store: hidden states that are kept on
+    disk; None keeps none.
     """
 
     base: str
@@ -95,6 +98,7 @@ class Request:
     thinking: bool = False
     workers: Workers | None = None
     in_memory: bool = False
+    store: Keeping | None = None
 
     @property
     def written(self) -> Decoding:
@@ -161,6 +165,7 @@ def check(request: Request, rules: Sequence[str] = ()) -> tuple[Chosen, ...]:
     problems += prompt_problems(request)
     problems += judge_problems(request, list(wanted.values()))
     problems += parity_problems(request, list(wanted.values()))
+    problems += store_problems(request.store, wanted)
     problems += _scalars(request)
     if problems:
         raise ConfigErrors(problems)

@@ -13,7 +13,9 @@ import typer
 from finetrace.api.defaults import DECODING, METHODS, TINY_DECODING
 from finetrace.api.names import is_bundled
 from finetrace.core.decoding import Decoding
+from finetrace.core.errors import BadInput
 from finetrace.engine.shape import Shape
+from finetrace.store.keeping import TYPES, Keeping, parse_layers
 
 if TYPE_CHECKING:
     from finetrace.api.request import Request
@@ -23,6 +25,7 @@ EXAMPLE = "Example: finetrace audit tinyworld tinyworld/refusal_erosion --out ru
 PANEL = "How it runs"
 GATE = "The gate of a build"
 ASKED = "Prompts and answers"
+STORE = "Hidden states kept on disk"
 SETS = "Calibration sets, for the methods that need them"
 
 
@@ -183,6 +186,28 @@ def audit(
         Path | None,
         typer.Option(help="JSONL chats of one harmless narrow kind.", rich_help_panel=SETS),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the pair's hidden states in this folder, for methods that read the texts again.",
+            show_default="nothing is kept",
+            rich_help_panel=STORE,
+        ),
+    ] = None,
+    store_layers: Annotated[
+        str,
+        typer.Option(
+            help="Layers to keep, e.g. 0.5,1.0 (relative) or 12 (a block).",
+            show_default="those that the methods read",
+            rich_help_panel=STORE,
+        ),
+    ] = "",
+    store_dtype: Annotated[
+        str, typer.Option(help=f"{' or '.join(TYPES)}.", rich_help_panel=STORE)
+    ] = Keeping.dtype,
+    store_nulls: Annotated[
+        bool, typer.Option(help="Keep those of each null, too.", rich_help_panel=STORE)
+    ] = False,
     seed: Annotated[
         int, typer.Option(help="For the bootstrap and the bundled texts.", rich_help_panel=PANEL)
     ] = 0,
@@ -221,6 +246,10 @@ def audit(
     from finetrace.cli.gate import Gate
 
     usual = TINY_DECODING if is_bundled(base) else DECODING
+    if store is None and (store_layers or store_nulls):
+        raise BadInput(
+            "--store-layers and --store-nulls are about hidden states that are kept: name a folder, --store DIR."
+        )
     sets = {"safety": safety_set, "utility": utility_set, "placebo": placebo_set}
     request = Request(
         base=base,
@@ -259,6 +288,7 @@ def audit(
         dose=dose,
         settings=tuple(settings or ()),
         calibration={name: path for name, path in sets.items() if path is not None},
+        store=store and Keeping(store, parse_layers(store_layers), store_dtype, store_nulls),
     )
     if dry_run:
         from finetrace.cli.cost import show_cost
@@ -272,8 +302,6 @@ def audit(
 def read_template(path: Path | None) -> str | None:
     if path is None:
         return None
-    from finetrace.core.errors import BadInput
-
     if not path.is_file():
         raise BadInput(f"The chat template {path} is not a file.")
     return path.read_text(encoding="utf-8")

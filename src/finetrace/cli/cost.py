@@ -28,6 +28,8 @@ def show_cost(request: Request, rules: tuple[str, ...] = ()) -> None:
     typer.echo(f"{'tokens':>16}: {found.tokens:,} ({found.padded:,} with padding), read {found.passes} times")
     for line in found.own:
         typer.echo(f"{'after that':>16}: {line}")
+    if found.stored is not None:
+        typer.echo(f"{'stored':>16}: {found.stored.said}")
     for line in found.answers:
         typer.echo(f"{'answers':>16}: {line}")
     typer.echo(

@@ -19,6 +19,7 @@ from finetrace.data.prompts import Prompt
 from finetrace.engine.answers import Answer, Answers
 from finetrace.engine.observer import Contrast
 from finetrace.engine.shape import Shape
+from finetrace.engine.states import States
 from finetrace.engine.step import Step
 from finetrace.engine.stream import stream
 from finetrace.engine.subject import Subject
@@ -42,8 +43,8 @@ class Desk:
     a folder of this result alone, for a journal; it need not exist, and it goes when the result is saved. remembered: what
     `once` keeps for the method's other contrasts. batch_size: texts at once. advance(done, total): so much of this
     contrast's work is done by now; the unit is the method's own. corpus, shape: the texts and how they go through the models;
-    None where the method's card asks for no steps. tell: a line that a user should read. written: what the
-    sides answer to the audit's prompts; None where no method asks for prompts. judges: those that the user named, by name;
+    None where the method's card asks for no steps. states: how hidden states are kept on disk; None: not at all. tell: a line
+    that a user should read. written: what the sides answer to the audit's prompts; None where no method asks for them. judges: those that the user named, by name;
     measured: how right each of them is on labelled answers, where there are such. private: slices whose texts are shown to
     no judge.
     """
@@ -59,6 +60,7 @@ class Desk:
     batch_size: int = 16
     corpus: Corpus | None = None
     shape: Shape = field(default_factory=Shape)
+    states: States | None = None
     written: Answers | None = None
     judges: Mapping[str, Judge] = field(default_factory=dict)
     measured: Mapping[str, Accuracy] = field(default_factory=dict)
@@ -89,12 +91,15 @@ class Desk:
     def steps(self, layers: Sequence[int | float], *, shuffled: int | None = None) -> Iterator[Step]:
         """The texts, a batch at a time, with both sides' hidden states after each of `layers`; as often as it is called.
 
-        shuffled: a seed to take shards in another order by. The states are those that an observer of the pass sees.
+        shuffled: a seed to take shards in another order by. The states are those that an observer of the pass sees, or those
+        as they are stored where a user asked for that in a coarser type.
         """
         if self.corpus is None:
             raise BadInput("This method's card asks for no steps (Needs.steps).")
         contrast = Contrast("desk", self.side, scale=self.scale, echo=self.side == "base")
-        return stream(self.pair, self.corpus, contrast, layers, self.shape, shuffled=shuffled)
+        return stream(
+            self.pair, self.corpus, contrast, layers, self.shape, shuffled=shuffled, states=self.states
+        )
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,7 @@ from finetrace.store.layout import (
     check_key,
     described,
     folder_of,
+    holding,
     layer_name,
     layout_from,
     nearest,
@@ -117,6 +118,7 @@ class ActivationsWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            stack.callback(self._tidy)
             with writing(self.folder, 0, "A cache of activations"):
                 stack.enter_context(alone(self.folder / LOCK, f"The cache {self.folder}"))
                 self._take_up()
@@ -177,10 +179,9 @@ class ActivationsWriter:
 
     def _take_up(self) -> None:
         """What an earlier writer left that is whole; from here on the cache counts as unfinished until it is finished."""
-        if (self.folder / KEY).exists():
+        known = (self.folder / KEY).exists()
+        if known:
             check_key(self.folder, read_key(self.folder), self._key)
-        else:
-            write_json(self.folder / KEY, self._key)
         for path in self.folder.glob(".*.part"):
             path.unlink()  # half a file of a killed writer: the lock is ours, so nobody else is at it
         left = _left(self.folder)
@@ -189,8 +190,15 @@ class ActivationsWriter:
         if self._rows is not None:
             missing = max(0, self._rows - sum(shard.rows for shard in self._done.values()))
             check_room(self.folder, self.layout.bytes(missing), f"Storing {missing:,} rows of activations")
+        if not known:
+            write_json(self.folder / KEY, self._key)
         write_text(self.folder / SHARDS, "".join(_line(self._done[index]) for index in sorted(self._done)))
         (self.folder / MANIFEST).unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        """Leaves no empty folder behind, where nothing was begun."""
+        with suppress(OSError):
+            self.folder.rmdir()  # which the system refuses for one that is not empty
 
     def _write(self, index: int, content: str, tensors: Mapping[str, list[Tensor]]) -> _Shard:
         """In the thread."""
@@ -295,6 +303,16 @@ class Activations:
         check_key(folder, found.key, asked)
         return found
 
+    @classmethod
+    def holding(cls, root: Path, made_of: Mapping[str, Any], layout: Layout) -> Activations | None:
+        """A finished cache of this, perhaps of more layers, none of whose shards was deleted; None where there is none."""
+        for folder in holding(root, described(made_of, layout)):
+            if (folder / MANIFEST).exists():
+                found = cls(folder)
+                if all(shard.path(folder).exists() for shard in found._shards):
+                    return found
+        return None
+
     def __len__(self) -> int:
         """Rows, over all shards."""
         return int(self._ends[-1])
@@ -355,7 +373,9 @@ class Activations:
             shard = self._shards[index]
             problem = shard.problem(self.folder)
             if problem:
-                raise DataError(f"{problem}. Store the activations again: only what is wrong is redone.")
+                raise DataError(
+                    f"{problem}. Delete that file and store the activations again: only what is wrong is redone."
+                )
             found = mapped(shard.path(self.folder))
             there = {name: (list(tensor.shape), tensor.dtype) for name, tensor in found.items()}
             if there != self.layout.tensors(shard.rows):

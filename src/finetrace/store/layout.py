@@ -109,6 +109,33 @@ def check_key(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) 
         raise DataError(f"{folder} holds activations of something else: {said(found)}.")
 
 
+def holding(root: Path, asked: Mapping[str, Any]) -> list[Path]:
+    """Folders of caches in `root` of what was asked for and perhaps of more layers, those of fewest layers first."""
+    found: list[tuple[int, Path]] = []
+    for path in sorted(root.glob(f"*/{KEY}")):
+        try:
+            there = read_key(path.parent)
+        except (OSError, DataError):
+            continue
+        if not differences(there, with_layers_of(asked, there)):
+            found.append((len(there["layout"]["layers"]), path.parent))
+    return [folder for _, folder in sorted(found)]
+
+
+def begun(root: Path, made_of: Mapping[str, Any], layout: Layout) -> Layout:
+    """The layout of a cache in `root` of this that is there already, finished or not and perhaps of more layers; else `layout`."""
+    folders = holding(root, described(made_of, layout))
+    return layout_from(read_key(folders[0])["layout"], folders[0]) if folders else layout
+
+
+def with_layers_of(asked: Mapping[str, Any], there: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The key that was asked for, with all the layers that are there if those asked for are among them."""
+    layers = there["layout"].get("layers")
+    if not isinstance(layers, list) or not all(layer in layers for layer in asked["layout"]["layers"]):
+        return asked
+    return {**asked, "layout": {**asked["layout"], "layers": layers}}
+
+
 def nearest(root: Path, asked: Mapping[str, Any]) -> str:
     """The cache in `root` that differs least from what was asked for, as a sentence; "" if there is none."""
     best: tuple[int, str] | None = None

@@ -24,6 +24,7 @@ WORDS = {
     "quantization": "the quantisation",
     "attention": "the attention implementation",
     "version": "the method's version",
+    "states": "the type that hidden states are stored in",
     "shape.batch_size": "the batch size",
     "shape.shard_tokens": "the size of a shard",
 }

@@ -37,7 +37,8 @@ class RunCost:
     """tokens: of the texts, without padding; read `passes` times. seconds: to about a factor of 2, or of 4 where `known`
     is false: then what is here are the names only. bytes: peak memory. disk: results, at most. fetched: what is not here
     -> its size in bytes. lines: on methods, answers and judges. asked: what judges and agents read and write, in tokens;
-    money: its price, where one is given. None: not known."""
+    money: its price, where one is given. stored: hidden states that are kept on disk, in words; storing: seconds of that. None: not
+    known."""
 
     tokens: int | None
     passes: int
@@ -51,6 +52,8 @@ class RunCost:
     asked: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     money: float | None = None
     runs: int = 1
+    stored: str | None = None
+    storing: float = 0.0
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """(what, how much) in words."""
@@ -62,6 +65,8 @@ class RunCost:
         )
         for line in self.said:
             yield "after that", line
+        if self.stored is not None:
+            yield "stored", self.stored
         yield "time", self._time()
         yield "memory", "not known" if self.bytes is None else f"about {size_in_words(self.bytes)}"
         yield "disk", f"at most about {size_in_words(self.disk or 0)} of results{self._to_fetch()}"
@@ -148,7 +153,7 @@ def cost_of(spec: Spec) -> RunCost:
     else:
         found = _by_headers(spec)
     if mode == "preprocessing":
-        found = replace(found, passes=0, seconds=0.0, disk=0, said=(), asked={})
+        found = replace(found, passes=0, seconds=found.storing, disk=0, said=(), asked={})
     asked = {**found.asked, **_agents(spec)}
     return replace(found, asked=asked, money=_paid(request, asked))
 
@@ -198,6 +203,8 @@ def _by_headers(spec: Spec) -> RunCost:
         seconds=found.seconds,
         bytes=found.bytes,
         disk=found.disk,
+        stored=found.stored and found.stored.said,
+        storing=found.storing,
         device=found.device,
         said=(*found.own, *answers),
         asked={name: (spent.tokens_in, spent.tokens_out) for name, spent in found.judged.items()},
@@ -245,6 +252,7 @@ def _by_name(spec: Spec, missing: Mapping[str, int | None]) -> RunCost:
         disk=disk_of(request, spec.chosen, results, (_VOCABULARY, 2)),
         device=str(device),
         known=False,
+        stored=None if request.store is None else "not known: the model is not here yet",
         fetched=missing,
         said=(line,) if prompts else (),
         asked={name: (spent.tokens_in, spent.tokens_out) for name, spent in judged.items()},

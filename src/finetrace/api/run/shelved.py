@@ -22,6 +22,7 @@ from finetrace.data.prompts import identity as identity_of_prompts
 from finetrace.models import Pair
 from finetrace.models.tokens import load_tokenizers
 from finetrace.report import load_findings
+from finetrace.store.keeping import identity as identity_of_store
 
 __all__ = ["WORK", "at_hand", "work_of"]
 
@@ -91,6 +92,8 @@ def _work(request: Request, methods: Sequence[Chosen], pair: Pair, corpus: Corpu
         "prompts": [identity_of_prompts(asked), list(request.arms), asdict(request.written)] if asked else [],
         "sets": {name: identity_of_set(rows) for name, rows in calibration_sets(request, methods).items()},
         "judges": identity_of_judges(request) if request.judges else [],
-        "settings": settings_key(request, pair) | {"dose": request.dose},
+        "settings": settings_key(request, pair)
+        | {"dose": request.dose}
+        | identity_of_store(request.store, pair.dtype),
     }
     return {name: digest(part)[:16] for name, part in parts.items()}

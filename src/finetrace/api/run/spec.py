@@ -15,6 +15,7 @@ from finetrace.core.errors import ConfigErrors
 from finetrace.core.shelf import slug
 from finetrace.data.sources import DataSource
 from finetrace.engine.shape import Shape, Workers
+from finetrace.store.keeping import Keeping
 
 __all__ = ["ORGANISM", "Spec", "base_dir", "command_of", "folder_of", "request_for", "spec_for"]
 
@@ -85,12 +86,22 @@ def request_for(config: RunConfig) -> Request:
         thinking=model.thinking,
         workers=_workers(config),
         in_memory=config.diffing.in_memory,
+        store=_store(config),
     )
 
 
 def base_dir(config: RunConfig) -> Path:
     """Where results land: `runs` below it is the shelf."""
     return Path(config.diffing.results_base_dir or config.infrastructure.storage.base_dir).expanduser()
+
+
+def _store(config: RunConfig) -> Keeping | None:
+    asked = config.preprocessing
+    if not asked.store:
+        return None
+    root = Path(asked.store_dir).expanduser() if asked.store_dir else base_dir(config) / "activations"
+    layers = tuple(int(layer) if layer > 1 else layer for layer in asked.layers)
+    return Keeping(root, layers, asked.store_dtype, asked.store_nulls)
 
 
 def folder_of(config: RunConfig, apart: tuple[str, ...] = ()) -> Path:

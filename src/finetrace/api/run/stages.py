@@ -88,8 +88,9 @@ def apart(said: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
 def _what(spec: Spec, stage: str) -> str:
     request = spec.request
     side = f"{request.tuned} on {request.base}" if request.tuned else f"{request.base} against itself"
+    stored = ", and storing hidden states," if request.store is not None else ""
     return {
-        "preprocessing": f"fetching, checking and tokenising for {side}",
+        "preprocessing": f"fetching, checking and tokenising{stored} for {side}",
         "diffing": f"{', '.join(request.methods)} on {side}",
         "evaluation": f"what was found against what is known of {spec.config.organism.name}",
     }[stage]
