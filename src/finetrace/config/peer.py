@@ -72,7 +72,7 @@ METHOD_MOVED: Mapping[str, Mapping[str, str]] = {
 _VALUES: Mapping[str, Mapping[Any, Any]] = {"kind": {"batch-top-k": "batch_topk"}}
 """An option here -> what its values are called there -> and here."""
 
-_STREAMED = "nothing is stored between the pass over the texts and the results"
+_STREAMED = "methods read the texts themselves, with nothing stored in between"
 _TEXTS = "the texts are those that data= names"
 _LOADED = "both sides are loaded once, by transformers"
 _SENT = "nothing is sent anywhere"
@@ -93,12 +93,12 @@ _UNUSED: Mapping[str, str] = {
     "chat_dataset*": _TEXTS,
     "pretraining_dataset*": _TEXTS,
     "pipeline.output_dir": "all lands in infrastructure.storage.base_dir",
-    "preprocessing.activation_store_dir": _STREAMED,
+    "preprocessing.activation_store_dir": "preprocessing.store=true keeps hidden states, in preprocessing.store_dir",
     "preprocessing.max_tokens_per_dataset_*": "the texts are cut by rows and by context_len",
     "preprocessing.batch_size": "texts at once are diffing.batch_size",
-    "preprocessing.dtype": _STREAMED,
-    "preprocessing.store_tokens": _STREAMED,
-    "preprocessing.overwrite": _STREAMED,
+    "preprocessing.dtype": "where hidden states are kept, preprocessing.store_dtype says how",
+    "preprocessing.store_tokens": "the texts are read again, and their tokens with them",
+    "preprocessing.overwrite": "what is stored, whole and of the same is used as it is",
     "preprocessing.disable_multiprocessing": _STREAMED,
     "preprocessing.*_only": _TEXTS,
     "diffing.results_dir": "results lie on the shelf by base, organism, variant and method",
