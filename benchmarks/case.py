@@ -125,5 +125,18 @@ PRESETS = {
         length=64,
         texts=8,
     ),
+    # Many tokens through a small model: what grows with them is seen soon.
+    "long": Preset(
+        d=128,
+        ffn=256,
+        heads=4,
+        kv_heads=2,
+        layers=2,
+        vocab=600,
+        kl_tokens=1024,
+        batch=32,
+        length=64,
+        texts=350,
+    ),
     "tinyworld": _tinyworld(),
 }

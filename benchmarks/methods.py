@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -13,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import models
 from benchmarks.case import Arm, Case, Preset, Work
 from benchmarks.floor import products
-from finetrace.core.card import Method, discover
-from finetrace.data import build_corpus, padded_tokens, read_rows, shards
+from benchmarks.passing import Observers, cards, corpus_of, opened, passed
+from finetrace.data import padded_tokens, shards
 from finetrace.data.corpus import Corpus
-from finetrace.engine import PAIR, Contrast, Job, Observer, Shape, make_subject, run_pass
-from finetrace.models import Pair, open_pair
+from finetrace.engine import PAIR, Contrast, Shape
+from finetrace.models import Pair
 
 MINING, LENS = "diff_mining", "activation_difference_lens"
 ARMS = {
@@ -35,29 +32,21 @@ CONTRASTS = (Contrast(PAIR, "tuned"), *(Contrast(f"null:{name}", name) for name 
 TIMES = (1, 2, 4)
 MOST = 1.3
 
-Observers = Mapping[tuple[str, str], Observer]
-
 
 def case(preset: Preset, dtype: torch.dtype, folder: Path) -> Case:
-    known, sides = _cards(), len(CONTRASTS) + 1
+    sides = len(CONTRASTS) + 1
 
     @cache
     def pair() -> Pair:
-        return open_pair(
-            folder / "base",
-            folder / "tuned",
-            nulls={name: folder / name for name in _NULLS},
-            dtype=str(dtype).removeprefix("torch."),
-            device="cpu",
-        ).load()
+        return opened(folder, dtype, _NULLS)
 
     @cache
     def corpus(times: int) -> Corpus:
-        return build_corpus(read_rows(models.texts(preset, times)), pair().tokenizer)
+        return corpus_of(pair(), preset, times)
 
     def passing(methods: Sequence[str], times: int = 1) -> Callable[[], Observers]:
-        cards, texts = [known[name] for name in methods], corpus(times)
-        return lambda: _pass(pair(), texts, cards, preset.batch, folder)
+        known, texts = cards(methods), corpus(times)
+        return lambda: passed(pair(), texts, known, CONTRASTS, Shape(batch_size=preset.batch), folder)
 
     def floor() -> Work:
         padded, scored = padded_tokens(corpus(1), preset.batch), corpus(1).scored
@@ -83,37 +72,6 @@ def case(preset: Preset, dtype: torch.dtype, folder: Path) -> Case:
         longer=longer,
         notes=lambda: notes(lambda times: (corpus(times), passing(ARMS["all"], times)())),
     )
-
-
-def _cards() -> dict[str, Method]:
-    found, _ = discover()
-    return {name: found[name] for name in ARMS["all"]}
-
-
-def _pass(
-    pair: Pair, corpus: Corpus, cards: Sequence[Method], batch_size: int, folder: Path
-) -> dict[tuple[str, str], Observer]:
-    """One pass, its journal and its observers included; not what is made of the observers afterwards."""
-    journal = Path(tempfile.mkdtemp(dir=folder))
-    found = run_pass(pair, corpus, _jobs(pair, corpus, cards, journal), shape=Shape(batch_size=batch_size))
-    shutil.rmtree(journal)
-    return found
-
-
-def _jobs(pair: Pair, corpus: Corpus, cards: Sequence[Method], journal: Path) -> list[Job]:
-    return [
-        Job(
-            card.name,
-            contrast,
-            card.needs(card.config()),
-            lambda card=card, contrast=contrast: card.part("observe").observer(
-                card.config(), make_subject(pair, corpus.slices, contrast.side, 0)
-            ),
-            journal / card.name / str(number),
-        )
-        for card in cards
-        for number, contrast in enumerate(CONTRASTS)
-    ]
 
 
 def notes(passed: Callable[[int], tuple[Corpus, Observers]]) -> dict[str, Any]:

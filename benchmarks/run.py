@@ -1,7 +1,9 @@
-"""`python -m benchmarks.run --case kl|pair|pass|methods|snip|generate|drift|drift-attention|sae|crosscoder|pca [--preset tiny|tinyworld|tinyllama-L2] [--rounds 5]`: one line of JSON.
+"""`python -m benchmarks.run --case CASE [--preset tiny|tinyworld|tinyllama-L2|long] [--rounds 5]`: one line of JSON.
+
+Cases: kl, pair, pass, methods, six, activations, flat, snip, generate, drift, drift-attention, sae, crosscoder, pca.
 
 CPU time of one thread, arms interleaved, seeds fixed, the first call of each arm left out; peak memory of each arm in a
-process of its own. Ratios are the peer's time (in `methods`: that of `kl` alone) over the arm's in the same round: above
+process of its own. Ratios are the peer's time (that of the case's reference, where it has no peer) over the arm's in the same round: above
 1, the arm is faster.
 """
 
@@ -27,8 +29,10 @@ os.environ.update(
 import torch
 
 from benchmarks import (
+    activations,
     dictionaries,
     drift_algebra,
+    flat,
     generation,
     kl,
     measure,
@@ -37,6 +41,7 @@ from benchmarks import (
     pair,
     passes,
     pca,
+    six,
     snip,
 )
 from benchmarks.case import PRESETS, Case
@@ -45,7 +50,16 @@ ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-_CASES = {"pair": pair, "pass": passes, "methods": methods, "snip": snip, "generate": generation}
+_CASES = {
+    "pair": pair,
+    "pass": passes,
+    "methods": methods,
+    "six": six,
+    "activations": activations,
+    "flat": flat,
+    "snip": snip,
+    "generate": generation,
+}
 # These make their tensors themselves: no models on disk.
 _PLAIN = {
     "kl": kl.case,
@@ -74,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.run", description=(__doc__ or "").split("\n\n")[1]
+        prog="python -m benchmarks.run", description=(__doc__ or "").split("\n\n", 1)[1]
     )
     parser.add_argument("--case", required=True, choices=(*_PLAIN, *_CASES))
     parser.add_argument("--preset", default="tiny", choices=tuple(PRESETS))
