@@ -184,6 +184,14 @@ def test_words_from_there_set_options_or_are_answered():
     assert problem.startswith("The method 'crosscoder' has no option 'training.expansion'.")
 
 
+def test_a_crosscoder_from_there_is_told_that_it_is_not_plain_here(own: Path, tmp_path: Path):
+    words = ["organism=cake_bake", "diffing/method=crosscoder"]
+    (note,) = [note for note in compose_run(words, own).notes if "Delta" in note]
+    assert note.endswith("with diffing.method.delta=0 diffing.method.exclusive=0.")
+    plain = changed(tmp_path, "crosscoder", "name: crosscoder", "name: crosscoder\ndelta: 0\nexclusive: 0")
+    assert not [note for note in compose_run(words, plain).notes if "Delta" in note]
+
+
 def test_a_layer_of_a_file_is_the_layer_that_is_read(tmp_path: Path):
     found = compose_run(
         ["organism=cake_bake", "diffing/method=crosscoder"],

@@ -14,7 +14,7 @@ from finetrace.config.fill import Told, hint_at, hints, near
 from finetrace.config.grammar import Word
 from finetrace.config.groups import METHOD, entry, has
 from finetrace.config.options import check_options
-from finetrace.config.peer import METHOD_MOVED, MOVED, NOT_BUILT, translated, unused_option
+from finetrace.config.peer import DIFFERS, METHOD_MOVED, MOVED, NOT_BUILT, translated, unused_option
 from finetrace.config.reading import flat
 from finetrace.config.typed import Typed, typed_value
 from finetrace.core.card import Broken, Method, discover
@@ -131,6 +131,9 @@ def _renamed(
             told.unused(f"{where}{unused[0]}", value, unused[1])
         elif ours is None:
             made[option] = value
+    ours_too, said = DIFFERS.get(method, (frozenset(), ""))
+    if made and said and not ours_too & set(values):
+        told.notes.append(f"{where}{said}.")
     return made | {key: value for key, value in values.items() if key in known}
 
 

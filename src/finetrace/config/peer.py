@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["METHOD_MOVED", "MOVED", "NOT_BUILT", "Unused", "translated", "unused", "unused_option"]
+__all__ = ["DIFFERS", "METHOD_MOVED", "MOVED", "NOT_BUILT", "Unused", "translated", "unused", "unused_option"]
 
 NOT_BUILT = ("activation_oracle", "weight_amplification")
 """Methods of that toolkit that finetrace does not have yet."""
@@ -68,6 +68,14 @@ METHOD_MOVED: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Method -> its option there -> its option here."""
+
+DIFFERS: Mapping[str, tuple[frozenset[str], str]] = {
+    "crosscoder": (
+        frozenset({"delta", "exclusive"}),
+        "a crosscoder is of the Delta form here; plain, as there, it is with diffing.method.delta=0 diffing.method.exclusive=0",
+    )
+}
+"""Method -> options here, unknown there, whose defaults make it another method; and what a file from there is told of that."""
 
 _VALUES: Mapping[str, Mapping[Any, Any]] = {"kind": {"batch-top-k": "batch_topk"}}
 """An option here -> what its values are called there -> and here."""
