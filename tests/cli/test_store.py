@@ -236,7 +236,7 @@ def test_a_dry_run_says_the_bytes(desk, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        (("--methods", "kl", "--store", "store"), "kl does not read the texts again"),
+        (("--methods", "kl", "--store", "store"), "kl names no layer at which it reads the texts again"),
         (("--store", "store", "--store-dtype", "float8"), "stored as bfloat16 or float32, not float8"),
         (("--store", "store", "--store-layers", "1.5"), "'1.5' is no layer"),
         (("--store", "store", "--store-layers", "7"), "There is no layer 7: this model has layers 0 to 1"),

@@ -44,6 +44,8 @@ class Options(Protocol):
     @property
     def labels(self) -> int: ...
     @property
+    def examples(self) -> int: ...
+    @property
     def keep(self) -> bool: ...
 
 
@@ -59,7 +61,7 @@ def problems(options: Options) -> Iterator[str]:
         ("expansion", options.expansion, 1), ("k", options.k, 1), ("batch", options.batch, 2),
         ("memory", options.memory, 1), ("shown", options.shown, 1), ("tokens", options.tokens, 1),
         ("passages", options.passages, 0), ("l1", options.l1, 0), ("latents", options.latents, 2),
-        ("steps", options.steps, 1), ("labels", options.labels, 0),
+        ("steps", options.steps, 1), ("labels", options.labels, 0), ("examples", options.examples, 0),
     )  # fmt: skip
     for name, value, lowest in counts:
         if value is not None and value < lowest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ from finetrace.dictionaries.findings import (
     Untrainable,
     why,
 )
+from finetrace.dictionaries.gallery import EXAMPLES, Gallery, gallery
 from finetrace.dictionaries.latents import Firings, latent_table, pick
 from finetrace.dictionaries.reading import Tokens
 from finetrace.dictionaries.scaling import Scaling
@@ -177,17 +179,42 @@ def latents_of(one: Study, desk: Desk, count: int) -> Latents:
 
 
 def read_again(
-    one: Study, desk: Desk, latents: Latents, held_out: Callable[[Tokens], None], passages: int
+    one: Study,
+    desk: Desk,
+    latents: Latents,
+    held_out: Callable[[Tokens], None],
+    passages: int,
+    examples: int = 0,
 ) -> tuple[Passage, ...]:
-    """A last reading: held-out tokens are given to `held_out`; passages, of all texts, are kept of each shown latent."""
+    """A last reading: held-out tokens are given to `held_out`; passages, of all texts, are kept of each shown latent. examples:
+    so many texts of every latent, and of each range of its strength, are kept in a file beside the result."""
     dictionary, extremes = one.dictionary, None
     if dictionary is not None and len(latents.shown) and passages:
         extremes = Extremes(dictionary, one.reads, latents.shown, latents.largest, keep=passages)
-    for step, tokens in one.feed.readings():
-        held_out(one.feed.only(tokens, "held out"))
-        if extremes is not None:
-            extremes.see(step, tokens)
+    with _gallery(one, desk, latents, examples) as shown:
+        for step, tokens in one.feed.readings():
+            held_out(one.feed.only(tokens, "held out"))
+            if extremes is not None:
+                extremes.see(step, tokens)
+            if shown is not None:
+                shown.see(step, tokens)
+    if shown is not None:
+        (desk.scratch / EXAMPLES).replace(desk.files / EXAMPLES)
     return tuple(_passage(desk, found) for found in extremes.passages()) if extremes is not None else ()
+
+
+def _gallery(
+    one: Study, desk: Desk, latents: Latents, examples: int
+) -> AbstractContextManager[Gallery | None]:
+    """Written in the scratch folder, where what a killed run leaves of it goes with the rest."""
+    dictionary = one.dictionary
+    if dictionary is None or not examples or bool(latents.column("dead").all()):
+        return nullcontext()
+    largest = latents.column("largest_code").astype(np.float64)
+    about = {"layer": one.feed.layer, "reads": one.reads, "unit": "code"}
+    return gallery(
+        desk.scratch / EXAMPLES, dictionary, one.reads, largest, desk.subject, k=examples, about=about
+    )
 
 
 def _passage(desk: Desk, one: Extreme) -> Passage:

@@ -58,7 +58,7 @@ def problems(keeping: Keeping | None, wanted: Mapping[str, Needs]) -> list[str]:
         found.append(f"Hidden states are stored as {' or '.join(TYPES)}, not {keeping.dtype}.")
     if not layers_of(keeping, list(wanted.values())):
         found.append(
-            f"No hidden states would be stored: {', '.join(wanted)} does not read the texts again. Name layers "
+            f"No hidden states would be stored: {', '.join(wanted)} names no layer at which it reads the texts again. Name layers "
             "(--store-layers 0.5, or preprocessing.layers=[0.5] of a run), or leave out the store."
         )
     return found

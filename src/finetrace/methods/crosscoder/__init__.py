@@ -28,7 +28,8 @@ class Config:
 
     shown: latents that are read as words and looked up in the texts. tokens: words of each. passages: texts of each, and of
     each range of strength. labels: how many of them, the first, are labelled by a model that `--judge label=MODEL` names; of
-    the pair alone. keep: the dictionary is saved beside the result, for each contrast.
+    the pair alone. examples: so many texts of every latent, and of each range of its strength, are kept in an SQLite file
+    beside the result, for each contrast. keep: the dictionary is saved there.
     """
 
     layer: float = 1.0
@@ -51,6 +52,7 @@ class Config:
     tokens: int = 12
     passages: int = 2
     labels: int = 0
+    examples: int = 0
     keep: bool = False
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ METHOD = Method(
     version=1,
     summary="One sparse dictionary of both models: latents that only one has, checked by latent scaling, words and passages.",
     config=Config,
-    needs=lambda config: Needs(steps=True, dosed=False, labels=config.labels),
+    needs=lambda config: Needs(layers=(config.layer,), steps=True, dosed=False, labels=config.labels),
     primary="explained_change",
     keys=KEYS,
     papers=(

@@ -42,9 +42,8 @@ def run(config: Config, desk: Desk, seen: Any | None = None) -> Result:
             return _result(config, desk, one, latents, None, ())
         own = latents.column("confirmed") if one.dictionary is not None else np.zeros(0, np.bool_)
         sums = Sums(one.dictionary, one.feed.moments["training"].mean[:2], own)
-        return _result(
-            config, desk, one, latents, sums, read_again(one, desk, latents, sums.see, config.passages)
-        )
+        passages = read_again(one, desk, latents, sums.see, config.passages, config.examples)
+        return _result(config, desk, one, latents, sums, passages)
 
 
 def _result(

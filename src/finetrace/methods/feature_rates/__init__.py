@@ -64,7 +64,7 @@ def _needs(config: Config) -> Needs:
             "feature_rates needs a pretrained SAE of the base: name its folder or hub id, --set feature_rates.sae=FOLDER, or "
             "diffing.method.sae=FOLDER in a run by name."
         )
-    return Needs(steps=True, floor=True)
+    return Needs(layers=() if config.layer is None else (config.layer,), steps=True, floor=True)
 
 
 METHOD = Method(

@@ -29,9 +29,8 @@ def run(config: Config, desk: Desk, seen: Any | None = None) -> Result:
         if not one.measurable:
             return _result(config, desk, one, latents, None, ())
         sums = Sums(one.dictionary, constant_part(one), _base_mean(one))
-        return _result(
-            config, desk, one, latents, sums, read_again(one, desk, latents, sums.see, config.passages)
-        )
+        passages = read_again(one, desk, latents, sums.see, config.passages, config.examples)
+        return _result(config, desk, one, latents, sums, passages)
 
 
 def constant_part(one: Study) -> Float[Tensor, " d"]:
