@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,15 @@ import finetrace as ft
 from finetrace.core.errors import BadInput, ConfigErrors
 from finetrace.core.page import Number, Table, Warning
 from finetrace.core.result import decode, encode
+from finetrace.data.roles import ROLES, TEMPLATE
 from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.dictionaries.formats import Opened, Origin
 from finetrace.dictionaries.reading import Tokens
+from finetrace.engine import Step
 from finetrace.methods.feature_rates import KEYS, Config
 from finetrace.methods.feature_rates.describe import changed, describe, largest
 from finetrace.methods.feature_rates.result import Result
-from finetrace.methods.feature_rates.run import _layer, pick
+from finetrace.methods.feature_rates.run import Job, _layer, _open, pick
 from finetrace.methods.feature_rates.sums import Sums
 
 D, FEATURES = 32, 48
@@ -70,7 +74,10 @@ def test_a_large_change_has_more_turnover_than_the_nulls(found: Any):
     assert all(values["pair"] > 3 * values[f"null:null_{i}"] > 0 for i in range(3))
     assert {verdict.change for verdict in found["feature_rates"].verdicts.values()} == {"beyond-nulls"}
     assert set(results["pair"].numbers) == set(dict(KEYS))
-    assert results["pair"].numbers["changed_share"].n == len(results["pair"].features)
+    share = results["pair"].numbers["changed_share"]
+    assert share.n == len(results["pair"].features)
+    assert share.value == pytest.approx(float(changed(results["pair"]).mean()))
+    assert not any(changed(results[label]).any() for label in ("self", *(f"null:null_{i}" for i in range(3))))
 
 
 def test_the_figures_are_plain_counts(found: Any):
@@ -100,6 +107,13 @@ def test_the_page_puts_the_same_feature_of_the_nulls_beside(found: Any):
             wanted = max(wanted, abs(float(null.features.data["difference"][ids.index(one)])))
     assert theirs[at] == wanted
     page = describe(result, nulls)
+    features = next(block for block in page.blocks if isinstance(block, Table) and block.key == "features")
+    told = dict(zip(features.columns, features.rows[0], strict=True))
+    data = result.features.data
+    assert (told["feature"], told["nulls"]) == (one, wanted)
+    assert [told[name] for name in ("rate_base", "rate_tuned", "difference", "low", "q")] == [
+        float(data[name][at]) for name in ("base", "tuned", "difference", "low", "q")
+    ]
     assert {block.key for block in page.blocks if isinstance(block, Number)} == set(dict(KEYS))
     tables = {block.key: block for block in page.blocks if isinstance(block, Table)}
     assert {"features", "tokens", "nulls", "slices"} == tables.keys()
@@ -158,6 +172,38 @@ def test_an_sae_of_another_layer_or_model_is_refused():
         at(9)
     with pytest.raises(BadInput, match=r"which layer it reads \(blocks.1.hook_mlp_out\)"):
         at(None, hook="blocks.1.hook_mlp_out")
+
+
+def test_a_crosscoder_is_refused(folder: Path):
+    desk: Any = SimpleNamespace(subject=SimpleNamespace(d_model=D), pair=SimpleNamespace(device="cpu"))
+    one = sae()
+    both = replace(
+        one, encoder=one.encoder.repeat(2, 1, 1), decoder=one.decoder.repeat(2, 1, 1), decoder_bias=torch.zeros(2, D),
+        mean=torch.zeros(2, D), scale=torch.ones(2),
+    )  # fmt: skip
+    both.save(folder / "crosscoder.safetensors")
+    with pytest.raises(BadInput, match="a crosscoder of two models: it takes an SAE of one"):
+        _open(Config(sae=str(folder / "crosscoder.safetensors")), desk)
+
+
+def test_first_tokens_and_the_template_do_not_count():
+    position = torch.arange(6).expand(2, 6)
+    role = torch.full((2, 6), ROLES.index("text"), dtype=torch.int8)
+    role[:, 2] = TEMPLATE
+    states = torch.randn(2, 6, D, generator=torch.Generator().manual_seed(0))
+    step = Step(
+        row=torch.arange(2), key=np.arange(2, dtype=np.uint64), slice=torch.zeros(2, dtype=torch.long), ids=position,
+        keep=position < 5, role=role, position=position, next_id=position, hidden=lambda layer: (states, states),
+    )  # fmt: skip
+
+    def counted(**options: Any) -> list[int]:
+        desk: Any = None
+        opened = Opened(sae(), Origin("finetrace", "here"))
+        return Job(Config(sae="here", **options), desk, opened, 1).counted(step).position.tolist()
+
+    assert counted() == [1, 3, 4] * 2
+    assert counted(template=True) == [1, 2, 3, 4] * 2
+    assert counted(skip=2) == [3, 4] * 2
 
 
 def test_turnover_is_what_one_model_has_alone():

@@ -245,6 +245,10 @@ def test_first_tokens_and_the_template_are_apart():
     assert list(apart["tokens"]) == [80, 80, 80 * (LENGTH - 3)]
     assert float(apart["change"][0]) > 1e4
     assert float(apart["change"][2]) < 5
+    table = next(b for b in describe(result).blocks if isinstance(b, Table) and b.key == "apart")
+    told = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (told["first_counted"], told["rest_counted"]) == (80, 80 * (LENGTH - 3))
+    assert float(str(told["template_change"])) > 1e3 > float(str(told["rest_change"]))
 
 
 def test_normalised_changes_are_of_the_bases_norm():

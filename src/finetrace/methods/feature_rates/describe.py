@@ -131,12 +131,23 @@ def features_table(result: Result, nulls: Sequence[Result]) -> Table:
         at = int(np.searchsorted(np.asarray(data["feature"]), feature))
         figures = [plain(float(data[name][at])) for name in names]
         beside = None if theirs is None else float(theirs[at])
-        rows.append((feature, *figures, int(data["in_texts"][at]), beside, _joined(result, feature)))
-    columns = ("feature", "rate_base", "rate_tuned", *names[2:], "n_texts", "nulls", "tokens_up")
+        # Beside the difference: what is to be compared is not to be scrolled to.
+        figures.insert(3, beside)
+        rows.append((feature, *figures, int(data["in_texts"][at]), _joined(result, feature)))
+    columns = (
+        "feature",
+        "rate_base",
+        "rate_tuned",
+        "difference",
+        "nulls",
+        *names[3:],
+        "n_texts",
+        "tokens_up",
+    )
     note = (
-        "Shares of tokens in which a feature fires. low, high: of the difference, 95%, paired over texts; ratio: tuned over base. q: of "
-        "the rate, code_q: of the mean code, over all features that fire. n_texts: in which it fires. nulls: the largest difference, "
-        "either way, of the same feature in any null."
+        "Shares of tokens in which a feature fires. nulls: the largest difference, either way, of the same feature in any null. low, "
+        "high: of the difference, 95%, paired over texts; ratio: tuned over base. q: of the rate, code_q: of the mean code, over all "
+        "features that fire. n_texts: in which it fires."
     )
     return Table("features", "Features that changed most", columns, tuple(rows), note)
 
@@ -156,7 +167,7 @@ def tokens_table(result: Result) -> Table:
     rows = tuple(
         (
             int(data["feature"][i]),
-            str(data["sign"][i]),
+            1 if data["sign"][i] == "promoted" else -1,
             str(data["token"][i]),
             int(data["token_id"][i]),
             float(data["logit"][i]),
@@ -165,7 +176,8 @@ def tokens_table(result: Result) -> Table:
         if data["head"][i] == "base"
     )
     note = (
-        "Each feature's decoder through the base's final norm and head, centred, at a root mean square of 1."
+        "Each feature's decoder through the base's final norm and head, centred, at a root mean square of 1. sign: 1 what it "
+        "makes likelier, -1 less likely."
     )
     return Table(
         "tokens", "Words of the features", ("feature", "sign", "token", "token_id", "logit"), rows, note

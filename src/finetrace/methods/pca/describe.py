@@ -71,14 +71,14 @@ def _summary(result: Result, nulls: Sequence[Result]) -> str:
     known = [v for null in nulls if (v := null.numbers["top_component_ratio"].value) is not None]
     beside = f" ({min(known):.3g} to {max(known):.3g} for {len(known)} nulls)" if known else ""
     words = list(layer.words.data["token"])[:6]
-    said = ", ".join(f"“{text.strip() or text}”" for text in words)
+    said = " · ".join(text.strip() or repr(text) for text in words)
     share = float(shares(layer)[0])
     silent = (
         "" if nulls else " Without nulls, nothing here says that a harmless fine-tune would not do the same."
     )
     return (
         f"At layer {layer.layer}, along its first direction, the change is {value:.3g} times the base's variance there{beside}; "
-        f"the mean alone is {share:.0%} of the change. Through the head the mean says {said}.{silent}"
+        f"the mean alone is {share:.0%} of the change. Through the head the mean says “{said}”.{silent}"
     )
 
 

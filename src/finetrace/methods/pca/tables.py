@@ -46,10 +46,10 @@ def directions_table(result: Result, nulls: Sequence[Result], at: int) -> Table:
         times = layer.variance[i] / layer.base_variance[i] if layer.base_variance[i] > 0 else np.nan
         figures = (parts[i], size, times, layer.stability[i], None if theirs is None else theirs[i])
         words = [_joined(layer.words, direction=i, end=end) for end in (1, -1)]
-        rows.append((called(i), *(plain(value) for value in figures), *words))
+        rows.append((i, *(plain(value) for value in figures), *words))
     columns = ("direction", "share", "size", "times_base", "halves", "in_nulls", "tokens_up", "tokens_down")
     note = (
-        "share: of the change's mean squared norm, the mean's own part first. size: root mean square, of the base's spread. "
+        "0: the mean; then the components. share: of the change's mean squared norm, the mean's own part first. size: root mean square, of the base's spread. "
         "times_base: its variance over the base's along it. halves: |cosine| between the two halves of the texts, each with "
         "its own direction. in_nulls: how much of it lies within the directions of the null that has most of it, 0 to 1. The "
         "two ends of a component are equals: its sign means nothing."
@@ -65,8 +65,8 @@ def tokens_table(result: Result, nulls: Sequence[Result], at: int) -> Table:
         column = int(np.searchsorted(result.token_ids, words["token_id"][i]))
         rows.append(
             (
-                called(int(words["direction"][i])),
-                "up" if int(words["end"][i]) > 0 else "down",
+                int(words["direction"][i]),
+                int(words["end"][i]),
                 str(words["token"][i]),
                 int(words["token_id"][i]),
                 float(words["logit"][i]),
@@ -76,7 +76,7 @@ def tokens_table(result: Result, nulls: Sequence[Result], at: int) -> Table:
         )
     columns = ("direction", "end", "token", "token_id", "logit", "nulls", "other_rank")
     note = (
-        "Each direction through the base's final norm and head, centred. nulls: the largest logit of that token along any "
+        "Each direction (0: the mean) through the base's final norm and head, centred; end: 1 up, -1 down. nulls: the largest logit of that token along any "
         f"direction that was read of {len(nulls)} nulls. other_rank: place in the order of the tuned model's own norm and head."
     )
     return Table(
@@ -91,10 +91,14 @@ def nulls_table(nulls: Sequence[Result], at: int) -> Table:
         parts = shares(layer)
         for i in range(len(layer.logits)):
             words = [_joined(layer.words, direction=i, end=end) for end in (1, -1)]
-            rows.append((number + 1, called(i), plain(parts[i]), plain(layer.stability[i]), *words))
+            rows.append((number + 1, i, plain(parts[i]), plain(layer.stability[i]), *words))
     columns = ("null", "direction", "share", "halves", "tokens_up", "tokens_down")
     return Table(
-        f"null_directions_{at}", "The nulls' own directions", columns, tuple(rows), "Read in the same way."
+        f"null_directions_{at}",
+        "The nulls' own directions",
+        columns,
+        tuple(rows),
+        "Read in the same way; 0: the mean.",
     )
 
 
@@ -148,17 +152,18 @@ def slice_words(result: Result) -> Table:
 
 
 def apart_table(result: Result) -> Table:
-    data = result.apart.data
-    rows = tuple(
-        (str(place), int(data["tokens"][i]), float(data["change"][i]), float(data["base"][i]))
-        for i, place in enumerate(data["place"])
-        if data["tokens"][i]
-    )
+    """One row of numbers alone: where texts are restricted, a cell of words in a table of all slices is hidden."""
+    data, columns = result.apart.data, []
+    row: list[Cell] = []
+    for i, place in enumerate(data["place"]):
+        if data["tokens"][i]:
+            columns += [f"{place}_{name}" for name in ("counted", "change", "state")]
+            row += [int(data["tokens"][i]), float(data["change"][i]), float(data["base"][i])]
     note = (
-        "Root mean squared norms of the change and of the base's states. The first token of a text and what the template adds "
-        "are in no direction and no number: attention sinks there have norms that would outweigh all else."
+        "Root mean squared norms of the change and of the base's states, of first tokens, of what the template adds and of the rest. "
+        "The first two are in no direction and no number: attention sinks there have norms that would outweigh all else."
     )
-    return Table("apart", "What is left out", ("place", "counted", "change", "base"), rows, note)
+    return Table("apart", "What is left out", tuple(columns), (tuple(row),) if row else (), note)
 
 
 def steered_table(result: Result) -> Table:
