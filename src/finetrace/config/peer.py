@@ -181,7 +181,7 @@ _DICTIONARY_UNUSED: Mapping[str, str] = {
     "optimization.warmup_steps": "the first twentieth of the steps warms up",
     "analysis.enabled": "a dictionary is always analysed",
     "analysis.latent_scaling": "latents are always scaled, on the texts that are held out",
-    "analysis.latent_activations": _PASSAGES,
+    "analysis.latent_activations": f"{_PASSAGES}, diffing.method.examples how many of every latent are kept in a file",
     "analysis.latent_steering": _NOT_YET,
     "upload": f"{_SENT}; diffing.method.keep=true saves the dictionary",
 }
