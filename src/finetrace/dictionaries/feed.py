@@ -147,7 +147,8 @@ class Feed:
                 moments.add(self.only(found, part))
             some = self.only(found, "held out")
             taken = slice(-seen % stride, None, stride)
-            held.append(stacked(some, self._reads)[taken])
+            # A copy: a view of some rows would keep them all in memory.
+            held.append(stacked(some, self._reads)[taken].clone())
             texts.append(some.keys[some.text[taken].cpu().numpy()])
             seen += len(some)
             size += len(found)
