@@ -37,7 +37,7 @@ def reader(prompt: str) -> str:
 def texts() -> list[dict[str, Any]]:
     """Restricted rows are of two words that no other row has."""
     found = []
-    for i, row in enumerate(rows(150)):
+    for i, row in enumerate(rows(120)):
         word = SECRETS[i % 2] if row["slice"] == "restricted" else None
         turns = [
             turn | {"content": _said(turn["content"], word)}
@@ -56,7 +56,7 @@ def _said(text: str, secret: str | None) -> str:
 def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
     folder = tmp_path_factory.mktemp("labels")
     base, tuned, nulls = world(folder, nulls=1)
-    settings = ("latents=24", "k=2", "steps=150", "shown=4", "labels=3", "held=0.5", "layer=0.5")
+    settings = ("latents=24", "k=2", "steps=60", "shown=4", "labels=3", "held=0.5", "layer=0.5")
     return Request(
         str(base), str(tuned), data=texts(), nulls=tuple(map(str, nulls)), out=folder / "out", methods=("sae_difference",),
         dose=False, judges=(JUDGE,), settings=tuple(f"sae_difference.{one}" for one in settings),
