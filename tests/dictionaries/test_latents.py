@@ -194,9 +194,9 @@ def test_the_confirmed_come_first_and_the_dead_never():
         shrunk=np.array([False, False, True, False, False, False]),
         q=np.array([0.01, np.nan, 0.01, 0.2, 0.01, 0.9]),
     )
-    assert pick(table, 6).tolist() == [0, 1, 4, 5, 3, 2]
-    assert pick(table, 2).tolist() == [0, 1]
-    assert pick(table, 6, q=0.5).tolist() == [0, 1, 4, 3, 5, 2]
+    assert pick(table, 6).tolist() == [0, 4, 5, 3, 2, 1], "a tag by itself puts none first"
+    assert pick(table, 2).tolist() == [0, 4]
+    assert pick(table, 6, q=0.5).tolist() == [0, 4, 3, 5, 2, 1]
 
 
 def subject() -> Subject:

@@ -190,15 +190,15 @@ def _standing(data: dict[str, np.ndarray | list[str]], betas: Betas) -> dict[str
 
 
 def pick(table: Columns, count: int, q: float = 0.05) -> NDArray[np.int64]:
-    """The latents worth showing, at most `count`: confirmed tuned-only ones, other tuned-only ones (not the shrunk), those
-    that the models do not hold alike (by `q`), the rest; each by energy. Dead latents, and those that add nothing to the
+    """The latents worth showing, at most `count`: confirmed tuned-only ones, those that the models do not hold alike (by `q`,
+    and not the shrunk), the rest; each by energy. A tag alone puts none first: latents that are tuned-only by design and fire
+    in a few texts would fill the list. Dead latents, and those that add nothing to the
     difference, are never among them. `q` says that a latent's share differs, not that training is why: ask nulls."""
     data = {name: np.asarray(values) for name, values in table.data.items()}
     energy, nothing = data["energy"], np.zeros(len(table), bool)
-    tagged = data.get("tag", np.full(len(table), "")) == "tuned-only"
     confirmed, shrunk = data.get("confirmed", nothing), data.get("shrunk", nothing)
     unlike = np.nan_to_num(data.get("q", nothing + 1.0), nan=1.0) <= q
-    rank = np.select([confirmed, tagged & ~shrunk, unlike & ~shrunk], [0, 1, 2], 3)
+    rank = np.select([confirmed, unlike & ~shrunk], [0, 1], 2)
     order = np.lexsort((np.arange(len(table)), -np.nan_to_num(energy), rank))
     kept = ~data["dead"] & (np.nan_to_num(energy) > 0)
     return order[kept[order]][:count].astype(np.int64)
