@@ -32,7 +32,8 @@ class Case:
 
     memory_of: "work" (inputs and weights are held before) or "open" (the models themselves are what is measured).
     accuracy: rows against float64, made once. goal: judges the finished figures, if the `judged` arms were run.
-    longer: the same work on more data, of which only the memory is measured. notes: whatever else is to be said.
+    longer: the same work on more data, of which only the memory is measured. environment: of the processes in which memory is
+    measured. notes: whatever else is to be said.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     accuracy: Callable[[], list[dict[str, float]]] | None = None
     reference: str = "peer"
     longer: Mapping[str, Arm] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     notes: Callable[[], Mapping[str, Any]] | None = None
 
 

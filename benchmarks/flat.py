@@ -1,6 +1,9 @@
 """The case `flat`: memory of a pass, and of a dictionary trained straight from one, on 1, 4 and 16 times as many tokens.
 
-Each size is measured in a process of its own, after one call that is not counted. *stored* keeps both sides' states of one
+Each size is measured in a process of its own, after one call that is not counted. The two caches of the CPU's matrix library
+are kept small there: they hold code and buffers for every shape of product that was seen, up to 1,024 each, and most batches
+have a shape of their own; that is memory which grows with what is read until all shapes have been seen, and it is no state of
+ours. *stored* keeps both sides' states of one
 layer and takes a covariance of their difference at the end: it shows that the measure sees what grows. The texts themselves,
 as token ids, are in memory before; `notes` says how large they are.
 """
@@ -35,6 +38,8 @@ _PER_D, _K, _BATCH = 2, 16, 256
 # Of a shuffle buffer, in bytes, at most: far fewer rows than there are.
 _MEMORY = 2**20
 _TOKENS_PER_D = 8
+# Of oneDNN, and of PyTorch's bridge to it: products are the same, and are prepared more often.
+CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "LRU_CACHE_CAPACITY": "8"}
 # What a process holds may grow by so much of what storing would take.
 MOST = 0.05
 
@@ -86,6 +91,7 @@ def case(preset: Preset, dtype: torch.dtype, folder: Path) -> Case:
         tuple(makers),
         reference="pass",
         longer=longer,
+        environment=CACHES,
         notes=lambda: {
             "tokens": [corpus(times).scored for times in TIMES],
             "megabytes_of_texts": [round(_held(corpus(times)) / 1e6, 3) for times in TIMES],

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def benchmark(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name in case.arms
         if not asked.arms or name in {case.reference, "floor", *asked.arms.split(",")}
     ]
-    memory = {name: _memory(asked, folder, name) for name in names}
+    memory = {name: _memory(asked, folder, name, case.environment) for name in names}
     seconds = measure.interleaved({name: case.arms[name].open() for name in names}, asked.rounds)
     figures: dict[str, Any] = {
         "case": case.name,
@@ -148,7 +149,7 @@ def benchmark(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             name: measure.paired(seconds["peer_mining"], seconds[name]) for name in names if "mining" in name
         }
     if case.longer and not asked.no_memory:
-        figures["longer"] = {name: _memory(asked, folder, name) for name in case.longer}
+        figures["longer"] = {name: _memory(asked, folder, name, case.environment) for name in case.longer}
     if case.notes is not None:
         figures["notes"] = case.notes()
     if case.accuracy is not None:
@@ -173,13 +174,15 @@ def _arm(
     }
 
 
-def _memory(asked: argparse.Namespace, folder: Path, name: str) -> dict[str, float | None]:
+def _memory(
+    asked: argparse.Namespace, folder: Path, name: str, also: Mapping[str, str]
+) -> dict[str, float | None]:
     if asked.no_memory:
         return {"held": None, "peak": None}
     given = ["--case", asked.case, "--preset", asked.preset, "--dtype", asked.dtype, "--folder", str(folder)]
     command = [sys.executable, "-m", "benchmarks.run", *given, "--memory-of", name]
     path = os.pathsep.join([str(ROOT), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path, **also}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of '{name}' failed:\n{done.stderr}")
