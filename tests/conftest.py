@@ -7,6 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that is shared, and the same commit has the same examples:
+# --hypothesis-profile=new looks for others.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("new", deadline=None)
+settings.load_profile("same")
 
 LENT = os.environ.get("FINETRACE_SHELF")
 """A test has its own shelf, unless it asks for `lent_shelf`."""

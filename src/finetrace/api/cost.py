@@ -91,7 +91,8 @@ def estimate(request: Request, methods: Sequence[Chosen], prompts: Sequence[Prom
     vocab = pair.config("base").vocab_size
     judged = judged_by(request, prompts) | labelled_by(request, methods)
     results = results_of(request, methods, nulls)
-    own = [_own(request, pair, one, nulls, (sum(asked), padded)) for one in methods if one.card.runs]
+    sizes = Sizes(sum(asked), padded, corpus.n_tokens, size)
+    own = [_own(request, pair, one, nulls, sizes) for one in methods if one.card.runs]
     storing = padded * 2 * stored.sides if stored is not None else 0
     rate = OVERHEAD * 2 * size / flops(pair.dtype, pair.device, pair.d_model)
     hidden = request.shape.batch_size * corpus.longest * pair.d_model * 4 * (passes + 8)
@@ -186,11 +187,30 @@ def judge_lines(request: Request, judged: Mapping[str, Spent]) -> list[str]:
     return [f"the judge {name}: {spent.words(price)}" for name, spent in judged.items()]
 
 
-def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, size: tuple[int, int]) -> tuple[str, int]:
-    """What a method's own runs read, in words, and as tokens that go forwards. size: tokens of all prompts, and of the texts
-    with padding."""
-    asked, texts = size
-    needs = chosen.needs
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of all prompts, of the texts with padding, and without; parameters of a model."""
+
+    asked: int
+    padded: int
+    tokens: int
+    parameters: int
+
+
+def _again(chosen: Chosen, pair: Pair, contrasts: int, sizes: Sizes) -> tuple[str, int]:
+    """Of a method that reads the texts once more: what it trains counts as the tokens whose forwards cost as much."""
+    read = 2 * sizes.padded * contrasts
+    work = chosen.card.work
+    trained = work(chosen.config, sizes.tokens, pair.d_model) * contrasts / sizes.parameters if work else 0
+    line = f"{chosen.card.name}: reads the texts again on {contrasts} contrasts, at least {read:,} tokens forwards"
+    if trained:
+        line += f", and trains on each, which costs about as much as {trained:,.0f} tokens"
+    return line, read + round(trained)
+
+
+def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, sizes: Sizes) -> tuple[str, int]:
+    """What a method's own runs read, in words, and as tokens that go forwards."""
+    asked, needs = sizes.asked, chosen.needs
     doses = 2 if request.dose and needs.dosed else 1
     contrasts = 1 + int(needs.floor) + (nulls * doses if needs.nulls else 0)
     sets = sets_for(request.calibration, [needs], bundled=is_bundled(request.base), seed=request.seed)
@@ -201,12 +221,7 @@ def _own(request: Request, pair: Pair, chosen: Chosen, nulls: int, size: tuple[i
             tokens,
         )
     if not sets and needs.steps:
-        tokens = 2 * texts * contrasts
-        again = "reads the texts again"
-        return (
-            f"{chosen.card.name}: {again} on {contrasts} contrasts, at least {tokens:,} tokens forwards",
-            tokens,
-        )
+        return _again(chosen, pair, contrasts, sizes)
     if not sets:
         return f"{chosen.card.name}: reads the weights of {contrasts} fine-tunes", 0
     tokenizer = load_tokenizer(request.base, Path(pair.plan.tokenizer or pair.source("base").folder))

@@ -87,8 +87,9 @@ class Method:
     primary: the key of the number that the change verdict is about; None for a method that gives no change verdict.
     margin: the ratio to the nulls that a change must exceed. verdict_on: the slices that the change verdict is about, where
     others are parts of them; () for all. levels: numbers of each side and not of the difference: the noise floor does not
-    speak of them. measures: the numbers that the safety and capability verdicts
-    are about. keys: every number that it reports and its unit, for those who list or check names without a result; () says
+    speak of them. work: multiplications of its own on one contrast, beside forwards, by its options, the tokens and the
+    width of the hidden states, for who asks what a run would cost; None for few. measures: the numbers that the safety and
+    capability verdicts are about. keys: every number that it reports and its unit, for those who list or check names without a result; () says
     nothing. home: the package it lives in, filled in when it is found.
     """
 
@@ -104,6 +105,7 @@ class Method:
     papers: tuple[str, ...] = ()
     verdict_on: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
+    work: Callable[[Any, int, int], float] | None = None
     home: str = ""
 
     def part(self, name: str) -> ModuleType:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["Options", "problems"]
+__all__ = ["Course", "Options", "course", "problems"]
+
+_FEWEST_STEPS, _MOST_STEPS = 1000, 20000
+_FEWEST_BATCHES, _SMALL_BATCH = 16, 64
 
 
 class Options(Protocol):
@@ -70,3 +74,28 @@ def problems(options: Options) -> Iterator[str]:
         yield f"labels of at most the {options.shown} latents that are shown, not of {options.labels}"
     if options.epochs <= 0:
         yield "epochs > 0"
+
+
+@dataclass(frozen=True)
+class Course:
+    """The size of a training: latents, tokens a step, steps at most."""
+
+    latents: int
+    batch: int
+    steps: int
+
+    def products(self, models: int, d: int) -> float:
+        """Multiplications of it: for every token and latent the code, what it writes, and the gradients of both and between
+        them, five products of a vector of `models` x `d`."""
+        return 5.0 * models * d * self.latents * self.batch * self.steps
+
+
+def course(options: Options, rows: int, d: int) -> Course:
+    """What is asked for, as far as there are tokens for it. rows: tokens to train on; d: width of the hidden states."""
+    batch = min(options.batch, rows, max(_SMALL_BATCH, rows // _FEWEST_BATCHES))
+    wanted, fewest = round(options.epochs * rows / max(1, batch)), min(_FEWEST_STEPS, 2 * rows)
+    return Course(
+        latents=max(2, min(options.latents or options.expansion * d, rows)),
+        batch=batch,
+        steps=options.steps or min(max(wanted, fewest), _MOST_STEPS),
+    )

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from finetrace.core.dictionaries import Options
+from finetrace.core.dictionaries import Options, course
 from finetrace.core.result import Columns
 from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.dictionaries.extremes import Extreme, Extremes
@@ -37,8 +37,6 @@ __all__ = ["DICTIONARY", "Latents", "Study", "asked", "fitted", "latents_of", "r
 
 DICTIONARY = "dictionary.safetensors"
 _JOURNAL = "training.safetensors"
-_FEWEST_STEPS, _MOST_STEPS = 1000, 20000
-_FEWEST_BATCHES, _SMALL_BATCH = 16, 64
 _LOOKS, _PATIENCE = 10, 3
 # A change of so much of the base's norm is what float32 rounds away, and so much of a mean what it leaves of a constant.
 _SAME, _CONSTANT = 1e-6, 1e-5
@@ -114,16 +112,14 @@ def _reason(feed: Feed, reads: Literal["both", "difference"], d: int) -> str:
 
 def asked(options: Options, rows: int, d: int, seed: int) -> Training:
     """What is asked for, as far as there are tokens for it."""
-    latents = max(2, min(options.latents or options.expansion * d, rows))
-    batch = min(options.batch, rows, max(_SMALL_BATCH, rows // _FEWEST_BATCHES))
-    wanted, fewest = round(options.epochs * rows / batch), min(_FEWEST_STEPS, 2 * rows)
+    size = course(options, rows, d)
     return Training(
-        latents=latents,
-        k=max(1, min(options.k, d // 4, latents)),
+        latents=size.latents,
+        k=max(1, min(options.k, d // 4, size.latents)),
         kind=options.kind,
         l1=options.l1,
-        batch=batch,
-        steps=options.steps or min(max(wanted, fewest), _MOST_STEPS),
+        batch=size.batch,
+        steps=size.steps,
         validate=_LOOKS,
         patience=_PATIENCE,
         seed=seed,

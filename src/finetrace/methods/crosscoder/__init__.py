@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetrace.core.card import Method, Needs
-from finetrace.core.dictionaries import problems
+from finetrace.core.dictionaries import course, problems
 from finetrace.core.errors import BadInput
 
 
@@ -89,6 +89,7 @@ METHOD = Method(
     needs=lambda config: Needs(layers=(config.layer,), steps=True, dosed=False, labels=config.labels),
     primary="explained_change",
     keys=KEYS,
+    work=lambda config, tokens, d: course(config, round(tokens * (1 - config.held)), d).products(2, d),
     papers=(
         "Lindsey et al. 2024 (Sparse crosscoders for cross-layer features and model diffing)",
         "Minder et al. 2025 (Robustly identifying concepts introduced during chat fine-tuning using crosscoders)",

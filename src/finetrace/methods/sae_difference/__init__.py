@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetrace.core.card import Method, Needs
-from finetrace.core.dictionaries import problems
+from finetrace.core.dictionaries import course, problems
 from finetrace.core.errors import BadInput
 
 
@@ -66,6 +66,7 @@ METHOD = Method(
     needs=lambda config: Needs(layers=(config.layer,), steps=True, dosed=False, labels=config.labels),
     primary="explained_change",
     keys=KEYS,
+    work=lambda config, tokens, d: course(config, round(tokens * (1 - config.held)), d).products(1, d),
     papers=(
         "Bussmann et al. 2024 (BatchTopK sparse autoencoders)",
         "Minder et al. 2025 (latent scaling)",
