@@ -119,7 +119,7 @@ def _jobs(pair: Pair, corpus: Corpus, journal: Path) -> list[Job]:
 
 
 def goal(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The goal is of six methods; there is one so far, on six contrasts, which share less."""
+    """The goal is of six methods (the case `six`): one method on six contrasts shares less."""
     arms = figures["arms"]
     best = max(
         (name for name in arms if name.startswith("ours")), key=lambda name: arms[name]["ratio"]["median"]
