@@ -72,4 +72,4 @@ def desk(base: Path, tuned: Path | None = None, *, bad: int = 12, good: int = 12
         pair, read_prompts(rows), Decoding(max_new_tokens=12, temperature=1.0, samples=2, top_p=0.9)
     )
     unused: Any = None
-    return Desk(pair, "tuned", 1.0, unused, 0, base, {}, {}, 16, written)
+    return Desk(pair, "tuned", 1.0, unused, 0, base, {}, {}, 16, written=written)

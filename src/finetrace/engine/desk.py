@@ -42,10 +42,12 @@ class Desk:
     at the pair's dose). sets: calibration set -> how its examples are made; a set that was not given is absent. scratch:
     a folder of this result alone, for a journal; it need not exist, and it goes when the result is saved. remembered: what
     `once` keeps for the method's other contrasts. batch_size: texts at once. advance(done, total): so much of this
-    contrast's work is done by now; the unit is the method's own. corpus, shape: the texts and how they go through the models;
-    None where the method's card asks for no steps. states: how hidden states are kept on disk; None: not at all. tell: a line
-    that a user should read. written: what the sides answer to the audit's prompts; None where no method asks for them. judges: those that the user named, by name;
-    measured: how right each of them is on labelled answers, where there are such. private: slices whose texts are shown to
+    contrast's work is done by now; the unit is the method's own. tell: a line that a user should read.
+
+    corpus, shape: the texts and how they go through the models; None where the method's card asks for no steps. states: how
+    hidden states are kept on disk; None: not at all. written: what the sides answer to the audit's prompts; None where no
+    method asks for them. judges: those that the user named, by name; measured: how right each of them is on labelled
+    answers, where there are such. private: slices whose texts are shown to
     no judge.
     """
 
