@@ -14,7 +14,7 @@ def test_what_a_page_withholds_has_no_value_in_any_reading():
     one = Estimate(1.0, "position", 5, 5, 0.5, 1.5)
     result = SimpleNamespace(numbers={"depth": one, "kl": one}, slices={"part": {"depth": one}})
     hiding = SimpleNamespace(withheld_on=lambda pair, nulls, where: {"depth"} if nulls else set())
-    card: Any = SimpleNamespace(part=lambda name: hiding)
+    card: Any = SimpleNamespace(part=lambda name: hiding, levels=())
     results = {PAIR: result, "null:one": result}
     hidden = readings(card, results, None, "null")
     assert hidden["depth"].estimate == Estimate(None, "position", 0, 0)
