@@ -147,7 +147,7 @@ def test_what_a_latent_fires_on_is_its_label_and_a_page_shows_how_well_it_does()
     # Three written; 20 passages each under either label, of which some are another's too.
     assert 3 + 3 * 20 < found.asked == len(mock.heard) <= 3 + 3 * 20 * 2
     table = labels_table(found)
-    assert [row[:3] for row in table.rows] == [(f"latent {i}", word, 1.0) for i, word in enumerate(WORDS)]
+    assert [row[:3] for row in table.rows] == [(i, word, 1.0) for i, word in enumerate(WORDS)]
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert ["scored them" in text for text in labels_warnings(found)] == [True]
     assert decode(LatentLabels, encode(found)) == found

@@ -58,7 +58,7 @@ def test_together_is_the_root_of_the_sum_of_all_pushes_and_shown_or_not_makes_no
     best = np.asarray(data["token_id"])[latents == TOGETHER].tolist()
     assert best == [50 + i for i in sorted(alive, key=lambda i: -total[i])[:4]]
     assert [f" t{i - 50}" for i in best] == [data["token"][i] for i in np.flatnonzero(latents == TOGETHER)]
-    assert joined(found.table, TOGETHER).split(" · ")[0] == f"t{best[0] - 50}"
+    assert str(joined(found.table, TOGETHER)).split(" · ")[0] == f"t{best[0] - 50}"
 
 
 def test_nulls_say_what_they_say_as_loudly():

@@ -160,11 +160,26 @@ def test_a_page_has_its_numbers_beside_the_nulls_and_hides_nothing_by_itself(fou
     latents = tables["latents"]
     assert len(latents.rows) == len(found.shown)
     assert all(len(row) == len(latents.columns) for row in latents.rows)
-    nu = [row[latents.columns.index("nu_error_high")] for row in latents.rows if row[2] == "confirmed"]
+    nu = [
+        row[latents.columns.index("nu_error_high")]
+        for row in latents.rows
+        if row[latents.columns.index("confirmed")]
+    ]
     assert nu
     assert max(nu) < 0.5
+    worded = {
+        c
+        for t in tables.values()
+        for row in t.rows
+        for c, v in zip(t.columns, row, strict=True)
+        if isinstance(v, str)
+    }
+    assert worded <= {"slice", "token", "tokens_up"}, (
+        "a report that hides words leaves all other cells readable"
+    )
+    assert page.summary.count("“") == 1
     words = tables["tokens"]
-    beside = [row[words.columns.index("nulls")] for row in words.rows if row[1] == "promoted"]
+    beside = [row[words.columns.index("nulls")] for row in words.rows if row[1] == 1]
     assert None not in beside
     passages = [block for block in page.blocks if isinstance(block, Passage)]
     assert {block.slice for block in passages} == {"even", "odd"}, "a report hides by slice"

@@ -14,7 +14,7 @@ from tests.dictionaries.desks import desk_of
 from torch import Tensor
 
 from finetrace.core.errors import BadInput
-from finetrace.core.page import Page, Passage, Table, Warning
+from finetrace.core.page import Figure, Line, Page, Passage, Table, Warning
 from finetrace.core.result import decode, encode
 from finetrace.data.roles import TEMPLATE, TEXT
 from finetrace.dictionaries.dictionary import Dictionary
@@ -134,7 +134,27 @@ def test_a_null_of_noise_is_smaller_and_explains_little(found: Result, null: Res
     tables = {block.key: block for block in page.blocks if isinstance(block, Table)}
     assert {"latents", "tokens", "null_latents", "frequencies", "slices", "training"} <= tables.keys()
     assert all(len(row) == len(table.columns) for table in tables.values() for row in table.rows)
-    assert any(isinstance(block, Passage) and block.slice in ("even", "odd") for block in page.blocks)
+    worded = {
+        c
+        for t in tables.values()
+        for row in t.rows
+        for c, v in zip(t.columns, row, strict=True)
+        if isinstance(v, str)
+    }
+    assert worded <= {"slice", "token", "tokens_up"}, (
+        "a report that hides words leaves all other cells readable"
+    )
+    assert page.summary.count("“") == 1
+    spread = next(block for block in page.blocks if isinstance(block, Figure) and block.key == "spread")
+    assert isinstance(spread.plot, Line)
+    assert [series.name for series in spread.plot.series] == ["pair", "1 nulls"]
+    assert all(series.y[-1] == pytest.approx(1) for series in spread.plot.series)
+    titles = [
+        block.title for block in page.blocks if isinstance(block, Passage) and block.slice in ("even", "odd")
+    ]
+    assert titles
+    places = [(title.split(",")[0], title.rsplit("text ", 1)[1].split()[0]) for title in titles]
+    assert len(set(places)) == len(places), "a latent's text is shown once"
 
 
 def test_the_result_survives_the_shelf_and_is_the_same_again(found: Result, folder: Path):

@@ -58,6 +58,10 @@ def test_an_audit_of_nothing_says_so():
     assert said(empty, REFUSED) == words.SAFETY["not-measured"]
     assert said(empty, KNOWN) == words.CAPABILITY["not-measured"]
     assert set(levels(empty, TUNED)) == {"open"}
+    assert "was not read" in said(empty, TUNED)
+    assert "under pca, crosscoder" in said(
+        beside(empty, *(method(n, "k", 1.0, 0.5, None) for n in ("pca", "crosscoder"))), TUNED
+    )
 
 
 # -- what it was tuned for -------------------------------------------------------------------------------------------

@@ -35,6 +35,9 @@ QUESTIONS = {
     "What was trained: which tokens, topics and directions moved.": {
         "diff_mining",
         "activation_difference_lens",
+        "pca",
+        "sae_difference",
+        "crosscoder",
     },
     "Weights: which modules drifted, and how far.": {"weight_spectrum", "neuron_drift"},
 }

@@ -60,7 +60,7 @@ def labels_table(labels: LatentLabels) -> Table:
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = [
         (
-            f"latent {one.latent}", one.shown, one.score, one.low, one.high, one.n, one.unscored, one.control, one.p, one.q, one.holds,
+            one.latent, one.shown, one.score, one.low, one.high, one.n, one.unscored, one.control, one.p, one.q, one.holds,
             one.why,
         )
         for one in labels.rows

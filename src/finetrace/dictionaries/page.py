@@ -72,9 +72,11 @@ def learning(result: Findings, labels: Mapping[str, str]) -> Figure:
 
 
 def passages(result: Findings) -> list[Passage]:
+    """Each text once for a latent: those of the last bin are often its top ones."""
+    first = {(p.latent, p.row): p for p in reversed(result.passages)}
     return [
         Passage(
-            title=f"latent {p.latent}, {p.bin}: {p.value:.3g} in {p.slice}, text {p.row}"
+            title=f"latent {p.latent}, {_strength(p.bin)}: {p.value:.3g} in {p.slice}, text {p.row}"
             + (f" (and {p.folded} like it)" if p.folded else ""),
             tokens=p.tokens,
             values=p.values,
@@ -82,4 +84,10 @@ def passages(result: Findings) -> list[Passage]:
             slice=p.slice,
         )
         for p in result.passages
+        if first[p.latent, p.row] is p
     ]
+
+
+def _strength(name: str) -> str:
+    """A bin's name, for a title."""
+    return f"{name} of its largest code" if name[0].isdigit() else name

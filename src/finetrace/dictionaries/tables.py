@@ -1,4 +1,7 @@
-"""Tables of a page about a dictionary's latents, and cells of them, alike in all methods that train one."""
+"""Tables of a page about a dictionary's latents, and cells of them, alike in all methods that train one.
+
+Latents go by number and tags are yes or no: where texts are restricted, a cell of words in a table of all slices is hidden.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from finetrace.dictionaries.findings import CONSTANT_PART, TOGETHER, Findings
 from finetrace.dictionaries.words import joined, most, reaches
 
 __all__ = [
-    "called",
     "frequencies_table",
+    "legend",
     "moved_table",
+    "null_latents_table",
     "nulls_table",
     "plain",
     "slices_table",
@@ -29,16 +33,16 @@ def plain(value: float | np.floating | None) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def called(latent: int, constant: str) -> str:
-    """constant: what the method calls its constant part."""
-    return {CONSTANT_PART: constant, TOGETHER: "all together"}.get(latent, f"latent {latent}")
+def legend(constant: str) -> str:
+    """What stands in a latent's place that is none. constant: what the method calls its constant part."""
+    return f"latent {CONSTANT_PART}: the {constant}."
 
 
 def tokens_table(result: Findings, nulls: Sequence[Findings], constant: str, what: str) -> Table:
     """what: which direction of a latent is read, as the subject of the note's first sentence."""
     theirs, data = most(nulls), result.words.data
     places = [
-        (int(data["latent"][i]), str(data["sign"][i]), int(data["token_id"][i]))
+        (int(data["latent"][i]), 1 if data["sign"][i] == "promoted" else -1, int(data["token_id"][i]))
         for i in range(len(result.words))
     ]
     tuned = {place for i, place in enumerate(places) if data["head"][i] == "tuned"}
@@ -47,13 +51,14 @@ def tokens_table(result: Findings, nulls: Sequence[Findings], constant: str, wha
         if data["head"][i] != "base" or latent == TOGETHER:
             continue
         beside = None
-        if theirs is not None and sign == "promoted":
+        if theirs is not None and sign > 0:
             beside = float(theirs[np.searchsorted(result.token_ids, token)])
         word: tuple[Cell, ...] = (str(data["token"][i]), token, float(data["logit"][i]))
-        rows.append((called(latent, constant), sign, *word, beside, places[i] in tuned))
+        rows.append((latent, sign, *word, beside, places[i] in tuned))
     columns = ("latent", "sign", "token", "token_id", "logit", "nulls", "tuned_head")
     note = (
-        f"{what} through the base's final norm and head, centred, at a root mean square of 1. nulls: the largest logit that a "
+        f"{what} through the base's final norm and head, centred, at a root mean square of 1. {legend(constant)} sign: 1 what it "
+        "makes likelier, -1 less likely. nulls: the largest logit that a "
         f"shown latent, or the {constant}, of {len(nulls)} nulls gives the token. tuned_head: whether the tuned model's own norm "
         "and head have it among their first too."
     )
@@ -76,61 +81,65 @@ def moved_table(result: Findings, nulls: Sequence[Findings], constant: str) -> T
     return Table("moved", "What all latents together push up most", columns, tuple(rows), note)
 
 
-def nulls_table(nulls: Sequence[Findings], keys: Sequence[str], constant: str) -> Table:
-    """Each null's figures, and its first latents."""
-    tagged = any("tag" in null.latents.data for null in nulls)
+def nulls_table(nulls: Sequence[Findings], keys: Sequence[str]) -> Table:
+    """Each null's figures."""
+    rows = [(i + 1, *(plain(null.numbers[key].value) for key in keys)) for i, null in enumerate(nulls)]
+    return Table("nulls", "The nulls", ("null", *keys), tuple(rows), "Each null has a dictionary of its own.")
+
+
+def null_latents_table(nulls: Sequence[Findings], constant: str) -> Table:
+    """What each null's latents say: all together, the constant part, and its first latents."""
     rows: list[tuple[Cell, ...]] = []
     for number, null in enumerate(nulls):
-        figures = [plain(null.numbers[key].value) for key in keys]
         parts = [TOGETHER, CONSTANT_PART, *null.shown.tolist()] if len(null.words) else []
-        for latent in parts[: 2 + _PARTS]:
-            tag = "" if latent < 0 or not tagged else str(null.latents.data["tag"][latent])
-            name = (called(latent, constant), tag) if tagged else (called(latent, constant),)
-            rows.append((number + 1, *figures, *name, joined(null.words, latent)))
-    columns = ("null", *keys, "latent", *(("tag",) if tagged else ()), "tokens_up")
-    note = "Each null has a dictionary of its own."
-    return Table("null_latents", "The nulls' own latents", columns, tuple(rows), note)
+        rows += [(number + 1, latent, joined(null.words, latent)) for latent in parts[: 2 + _PARTS]]
+    note = f"Each null has a dictionary of its own. {legend(constant)} {TOGETHER}: all together."
+    return Table("null_latents", "The nulls' own latents", ("null", "latent", "tokens_up"), tuple(rows), note)
 
 
-def frequencies_table(result: Findings, constant: str) -> Table:
-    """Where the shown latents fire."""
+def frequencies_table(result: Findings) -> Table:
+    """Where the shown latents fire: one row a latent, one column a slice."""
     data, start = result.latents.data, "frequency in "
-    rows: list[tuple[Cell, ...]] = []
-    for latent in result.shown.tolist():
-        for name in (one for one in data if one.startswith(start)):
-            rows.append(
-                (name.removeprefix(start), called(latent, constant), plain(float(data[name][latent])))
-            )
-    note = "Share of tokens, over all texts."
-    return Table("frequencies", "Latents by slice", ("slice", "latent", "frequency"), tuple(rows), note)
+    names = [one for one in data if one.startswith(start)]
+    rows = [
+        (latent, *(plain(float(data[name][latent])) for name in names)) for latent in result.shown.tolist()
+    ]
+    columns = ("latent", *(name.removeprefix(start) for name in names))
+    note = "Share of tokens in which it fires, over all texts of the slice."
+    return Table("frequencies", "Latents by slice", columns, tuple(rows), note)
 
 
 def slices_table(result: Findings, keys: Sequence[str]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, figures in result.slices.items():
         first = figures[keys[0]]
-        values = (figures[key].value for key in keys)
-        rows.append((name, *values, first.low, first.high, first.n, first.clusters))
-    columns = ("slice", *keys, "low", "high", "counted", "n_texts")
+        rest = (figures[key].value for key in keys[1:])
+        rows.append((name, first.value, first.low, first.high, *rest, first.n, first.clusters))
+    columns = ("slice", keys[0], "low", "high", *keys[1:], "counted", "n_texts")
     note = f"Held-out texts alone; low, high: a 95% interval over texts of {keys[0]}."
     return Table("slices", "By slice", columns, tuple(rows), note)
 
 
 def training_table(result: Findings) -> Table:
-    fitted, rows = result.fitted, []
-    if fitted is not None:
-        rows = [
-            ("tokens trained on", result.rows),
-            ("tokens held out", result.held),
-            ("latents", fitted.latents),
-            ("latents that never fire", int(np.asarray(result.latents.data["dead"]).sum())),
-            ("codes a token asked for", fitted.k),
-            ("tokens a step", fitted.batch),
-            ("steps", fitted.steps),
-            ("readings of the tokens", fitted.epochs),
-            ("stopped early", fitted.stopped or "no"),
-        ]
-        if "owner" in result.latents.data:
-            own = int((np.asarray(result.latents.data["owner"]) != 0).sum())
-            rows.insert(3, ("latents of one model only, by design", own))
-    return Table("training", "How the dictionary was trained", ("what", "value"), tuple(rows))
+    """One row: what is counted stands in the columns' names, which stay where words are hidden."""
+    fitted = result.fitted
+    if fitted is None:
+        return Table("training", "How the dictionary was trained", ("tokens_trained_on",), ())
+    told: dict[str, Cell] = {
+        "tokens_trained_on": result.rows,
+        "tokens_held_out": result.held,
+        "latents": fitted.latents,
+        "never_fire": int(np.asarray(result.latents.data["dead"]).sum()),
+        "k": fitted.k,
+        "batch": fitted.batch,
+        "steps": fitted.steps,
+        "readings": fitted.epochs,
+        "stopped_early": fitted.stopped is not None,
+    }
+    note = "never_fire: latents that fire on no text. k: codes a token that were asked for. batch: tokens a step. readings: of all tokens."
+    if "owner" in result.latents.data:
+        told["one_model_only"] = int((np.asarray(result.latents.data["owner"]) != 0).sum())
+        note += " one_model_only: latents of one model by design."
+    if fitted.stopped is not None:
+        note += f" Stopped early: {fitted.stopped}."
+    return Table("training", "How the dictionary was trained", tuple(told), (tuple(told.values()),), note)

@@ -137,15 +137,15 @@ def nulls_say(result: Findings, nulls: Sequence[Findings], latent: int) -> float
     return float((theirs[at] >= np.asarray(result.words.data["logit"])[chosen]).mean())
 
 
-def joined(words: Columns, latent: int) -> str:
-    """The first words of a latent, for a table's cell."""
-    return " · ".join(text.strip() or repr(text) for text in _first(words, latent, _WORDS))
+def joined(words: Columns, latent: int) -> str | None:
+    """The first words of a latent, for a table's cell; None where it has none."""
+    return " · ".join(text.strip() or repr(text) for text in _first(words, latent, _WORDS)) or None
 
 
 def said(result: Findings) -> str:
-    """The first words of all together, quoted."""
+    """The first words of all together, as one quotation, which a report that hides words takes out as one."""
     found = dict.fromkeys(word.strip() or repr(word) for word in _first(result.words, TOGETHER, _SAID))
-    return ", ".join(f"“{word}”" for word in found) or "nothing that can be read"
+    return f"“{' · '.join(found)}”" if found else "nothing that can be read"
 
 
 def _first(words: Columns, latent: int, count: int) -> list[str]:

@@ -57,11 +57,12 @@ def _tuned_for(found: Findings) -> Iterator[Said]:
     said = [*_mined(found), *_lensed(found)]
     if not said:
         ran = {"diff_mining", "activation_difference_lens"} & set(found.findings)
-        text = (
-            "No token stands out from what benign fine-tunes promote."
-            if ran
-            else "Which tokens and topics moved was not read."
-        )
+        read = [name for name in ("pca", "sae_difference", "crosscoder") if name in found.findings]
+        text = "Which tokens and topics moved was not read."
+        if ran:
+            text = "No token stands out from what benign fine-tunes promote."
+        elif read:
+            text = f"The words of the directions that moved, beside the nulls', are under {', '.join(read)}."
         said.append(Said("quiet" if ran else "open", text))
     yield from said
 

@@ -84,9 +84,12 @@ def _summary(result: Result, nulls: Sequence[Result], shape: Mapping[str, Beside
     if apart:
         named = ", ".join(f"`{name}` ({shape[name].verdict.ratio:.2g} times)" for name in apart)
         share = f" Beside the other slices, more of it is on {named} than in the nulls."
+    silent = (
+        "" if nulls else " Without nulls, nothing here says that a harmless fine-tune would not do the same."
+    )
     return (
         f"At layer {result.layer} the hidden states moved by {figure.value:.3g} of the base's norm per token{known_range}{where}."
-        f"{share}"
+        f"{share}{silent}"
     )
 
 

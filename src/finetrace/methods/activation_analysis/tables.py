@@ -22,10 +22,12 @@ def slices_table(result: Result) -> Table:
     for name, figures in result.slices.items():
         first = figures["relative_norm"]
         values = [figure.value for figure in figures.values()]
-        rows.append((name, *values, first.low, first.high, first.n, first.clusters))
-    keys = next(iter(result.slices.values()), {})
-    columns = ("slice", *keys, "relative_low", "relative_high", "n_tokens", "n_texts")
-    note = f"At layer {result.layer}, first tokens apart; 95% intervals over texts."
+        rows.append((name, values[0], first.low, first.high, *values[1:], first.n, first.clusters))
+    keys = list(next(iter(result.slices.values()), {}))
+    columns = ("slice", *keys[:1], "low", "high", *keys[1:], "n_tokens", "n_texts")
+    note = (
+        f"At layer {result.layer}, first tokens apart. low, high: a 95% interval over texts of relative_norm."
+    )
     return Table("slices", "By slice", columns, tuple(rows), note)
 
 
@@ -56,7 +58,7 @@ def layers_table(result: Result, nulls: Sequence[Result]) -> Table:
     )
     shares = ", ".join(f"{share:g}" for share in QUANTILES)
     note = (
-        f"All slices together, first tokens apart: {whole.tokens} tokens of {whole.texts} texts. low, high: 95% over texts. "
+        f"All slices together, first tokens apart: {whole.tokens:,} tokens of {whole.texts:,} texts. low, high: 95% over texts. "
         f"The next five are of single tokens' relative norms, at shares {shares}, within {result.sketch_error:.1%}. "
         f"{_k(nulls)}"
     )
@@ -77,8 +79,8 @@ def first_table(result: Result) -> Table:
         )
         times = base / rest if base is not None and rest else None
         values = [figure.value for figure in figures.values()]
-        rows.append((name, *values, relative.low, relative.high, times, relative.n))
-    columns = ("slice", *QUANTITIES, "relative_low", "relative_high", "times_the_others", "n")
+        rows.append((name, values[0], relative.low, relative.high, *values[1:], times, relative.n))
+    columns = ("slice", *QUANTITIES[:1], "low", "high", *QUANTITIES[1:], "times_the_others", "n")
     note = (
         f"Position 0 alone, at layer {result.layer}; it is in no other figure but the map by position. times_the_others: its "
         "norm in the base over that of the other tokens. Where every text begins with the same token, these states are all the "

@@ -11,6 +11,7 @@ from finetrace.dictionaries.page import beside, learning, passages, silence, war
 from finetrace.dictionaries.tables import (
     frequencies_table,
     moved_table,
+    null_latents_table,
     nulls_table,
     slices_table,
     tokens_table,
@@ -61,9 +62,9 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     if len(result.words):
         blocks.append(tokens_table(result, nulls, CONSTANT_NAME, _READ))
     if nulls:
-        blocks.append(nulls_table(nulls, keys, CONSTANT_NAME))
+        blocks += [nulls_table(nulls, keys), null_latents_table(nulls, CONSTANT_NAME)]
     if result.fitted is not None:
-        blocks += [norms(result, nulls), scaling(result), frequencies_table(result, CONSTANT_NAME)]
+        blocks += [norms(result, nulls), scaling(result), frequencies_table(result)]
     blocks.append(slices_table(result, keys))
     if result.fitted is not None:
         blocks += [training_table(result), learning(result, _LOOKED_AT)]
@@ -79,10 +80,11 @@ def _summary(result: Result, nulls: Sequence[Result]) -> str:
     if value is None or share is None:
         return "No text was held out, so that there are no figures: give more texts."
     tagged, confirmed, shrunk = (result.tags[name] for name in ("tuned-only", "confirmed", "shrunk"))
+    still = tagged - confirmed - shrunk
     return (
         f"At layer {result.layer}, the change that the latents account for is {value:.3g} of the base's variance"
         f"{beside(nulls, 'explained_change')}. Of {tagged} latents that look like the tuned model's alone, latent scaling confirms "
-        f"{confirmed} and refutes {shrunk}. Together the latents push up {said(result)}.{silence(nulls)}"
+        f"{confirmed}, refutes {shrunk} and leaves {still} open. Together the latents push up {said(result)}.{silence(nulls)}"
     )
 
 

@@ -16,12 +16,11 @@ _POINTS = 400
 
 def norms(result: Result, nulls: Sequence[Result]) -> Figure:
     counts: list[tuple[str, tuple[float, ...]]] = []
-    for name, one in [("pair", result), *((f"null {i + 1}", null) for i, null in enumerate(nulls))]:
-        if one.fitted is None:
-            continue
-        values = np.asarray(one.latents.data["norm_difference"])[~np.asarray(one.latents.data["dead"])]
-        found = np.histogram(values[np.isfinite(values)], EDGES)[0]
-        counts.append((name, tuple((found / max(1, found.sum())).tolist())))
+    if result.fitted is not None:
+        counts.append(("pair", tuple(_shares(result).tolist())))
+    theirs = [_shares(null) for null in nulls if null.fitted is not None]
+    if theirs:
+        counts.append((f"mean of {len(theirs)} nulls", tuple(np.mean(theirs, 0).tolist())))
     return Figure(
         "norms",
         "Whose the latents are",
@@ -31,6 +30,13 @@ def norms(result: Result, nulls: Sequence[Result]) -> Figure:
         "Latents of one model by design stand at the ends. Of the others, a hump at the left end that the nulls have too is how "
         "crosscoders train, not what was trained in.",
     )
+
+
+def _shares(result: Result) -> np.ndarray:
+    """Of the latents that fire, by norm difference, [bin]."""
+    values = np.asarray(result.latents.data["norm_difference"])[~np.asarray(result.latents.data["dead"])]
+    found = np.histogram(values[np.isfinite(values)], EDGES)[0]
+    return found / max(1, found.sum())
 
 
 def scaling(result: Result) -> Figure:
@@ -53,5 +59,6 @@ def scaling(result: Result) -> Figure:
         "nu of the reconstruction",
         "Held-out texts; at most 400 latents of a tag, by energy; beyond -0.5 and 2 they are drawn at the edge. Near (0, 0): the "
         "tuned model alone holds it. Far to the right: the dictionary left it out of the base, which holds it (shrinkage). Far up: "
-        "the base holds it by way of other latents (decoupling). Latents whose ratio has no interval are not drawn.",
+        "the base holds it by way of other latents (decoupling). Latents whose ratio has no interval are not drawn. "
+        f"Tags drawn: {', '.join(one.name for one in series) or 'none'}.",
     )

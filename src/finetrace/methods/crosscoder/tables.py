@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetrace.core.page import Cell, Table
-from finetrace.dictionaries.tables import called, plain
+from finetrace.dictionaries.tables import plain
 from finetrace.dictionaries.words import joined, nulls_say
 from finetrace.methods.crosscoder.result import TAGS, Result
 
@@ -42,7 +42,7 @@ _FIGURES = (
     "q",
 )
 _COLUMNS = (
-    "norm_difference", "cosine", "frequency", "frequency_low", "frequency_high", "active_in",
+    "norm_difference", "cosine", "frequency", "frequency_low", "frequency_high", "n_texts",
     "nu_error", "nu_error_low", "nu_error_high", "nu_reconstruction", "nu_reconstruction_low", "nu_reconstruction_high", "q",
 )  # fmt: skip
 
@@ -52,24 +52,33 @@ def latents_table(result: Result, nulls: Sequence[Result]) -> Table:
     data = result.latents.data
     rows: list[tuple[Cell, ...]] = []
     for latent in result.shown.tolist():
-        standing = next((name for name in ("confirmed", "shrunk") if data[name][latent]), "")
+        tag = str(data["tag"][latent])
+        standing = (
+            tag == "tuned-only",
+            bool(data["confirmed"][latent]),
+            bool(data["shrunk"][latent]),
+            tag == "base-only",
+        )
         figures = [plain(float(data[name][latent])) if name in data else None for name in _FIGURES]
         words = joined(result.words, latent)
         rows.append(
             (
-                called(latent, CONSTANT_NAME),
-                str(data["tag"][latent]),
-                standing,
-                *figures,
-                nulls_say(result, nulls, latent),
+                latent,
                 words,
+                nulls_say(result, nulls, latent),
+                *standing,
+                *figures,
             )
         )
-    columns = ("latent", "tag", "standing", *_COLUMNS, "nulls_say", "tokens_up")
+    columns = (
+        "latent", "tokens_up", "nulls_say", "tuned_only", "confirmed", "shrunk", "base_only", *_COLUMNS,
+    )  # fmt: skip
     note = (
-        "norm_difference: 0 tuned only, 0.5 shared, 1 base only. cosine: between the two decoders. frequency: share of tokens. "
+        "nulls_say: the share of its words that a null's latents say as loudly. tuned_only, confirmed, shrunk, base_only: see the "
+        "table of tags. "
+        "norm_difference: 0 tuned only, 0.5 shared, 1 base only. cosine: between the two decoders. frequency: share of tokens in which it fires; n_texts: in which it does. "
         "nu: how much of the latent the base holds, as a share of what the tuned model holds, in the error and in the "
         "reconstruction of held-out texts (0: none; 1: as much), with 95% intervals over texts. q: of 'both hold it alike', over "
-        "all latents. nulls_say: the share of its words that a null's latents say as loudly."
+        "all latents."
     )
     return Table("latents", f"Latents at layer {result.layer}", columns, tuple(rows), note)

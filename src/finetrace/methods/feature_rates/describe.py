@@ -31,6 +31,7 @@ FEW_TEXTS = 20
 # Above this, an SAE does not read the states that it is given.
 _STRANGE = 0.7
 _WORDS, _POINTS = 8, 2000
+_SIDES = {"base": "base's", "tuned": "tuned model's"}
 
 
 def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
@@ -105,7 +106,7 @@ def warnings(result: Result) -> list[str]:
         value = result.numbers[f"unexplained_{side}"].value
         if value is not None and value > _STRANGE:
             found.append(
-                f"The SAE leaves {value:.0%} of the {side}'s states unexplained: it was trained on another model, layer or scale, "
+                f"The SAE leaves {value:.0%} of the {_SIDES[side]} states unexplained: it was trained on another model, layer or scale, "
                 "and its features mean nothing here."
             )
     if result.lost:
@@ -133,16 +134,16 @@ def features_table(result: Result, nulls: Sequence[Result]) -> Table:
         beside = None if theirs is None else float(theirs[at])
         # Beside the difference: what is to be compared is not to be scrolled to.
         figures.insert(3, beside)
-        rows.append((feature, *figures, int(data["in_texts"][at]), _joined(result, feature)))
+        rows.append((feature, _joined(result, feature), *figures, int(data["in_texts"][at])))
     columns = (
         "feature",
+        "tokens_up",
         "rate_base",
         "rate_tuned",
         "difference",
         "nulls",
         *names[3:],
         "n_texts",
-        "tokens_up",
     )
     note = (
         "Shares of tokens in which a feature fires. nulls: the largest difference, either way, of the same feature in any null. low, "
@@ -152,14 +153,14 @@ def features_table(result: Result, nulls: Sequence[Result]) -> Table:
     return Table("features", "Features that changed most", columns, tuple(rows), note)
 
 
-def _joined(result: Result, feature: int) -> str:
+def _joined(result: Result, feature: int) -> str | None:
     data = result.words.data
     found = [
         str(data["token"][i])
         for i in range(len(result.words))
         if data["feature"][i] == feature and data["head"][i] == "base" and data["sign"][i] == "promoted"
     ]
-    return " · ".join(text.strip() or repr(text) for text in found[:_WORDS])
+    return " · ".join(text.strip() or repr(text) for text in found[:_WORDS]) or None
 
 
 def tokens_table(result: Result) -> Table:
@@ -186,12 +187,9 @@ def tokens_table(result: Result) -> Table:
 
 def scatter(result: Result, nulls: Sequence[Result]) -> Figure:
     """The features that changed most, at most a few thousand."""
-    series = []
-    for name, one in [("pair", result), *((f"null {i + 1}", null) for i, null in enumerate(nulls))]:
-        data = one.features.data
-        order = np.argsort(-np.abs(np.asarray(data["difference"])), kind="stable")[:_POINTS]
-        x, y = (tuple(float(v) for v in np.asarray(data[side])[order]) for side in ("base", "tuned"))
-        series.append(Series(name, x, y))
+    series = [Series("pair", *_points([result], _POINTS))]
+    if nulls:
+        series.append(Series(f"{len(nulls)} nulls", *_points(nulls, _POINTS // len(nulls))))
     return Figure(
         "rates",
         "Rates in both models",
@@ -200,6 +198,17 @@ def scatter(result: Result, nulls: Sequence[Result]) -> Figure:
         "share of tokens, tuned or null",
         "A point a feature, those of the largest differences. On the diagonal: as often as in the base.",
     )
+
+
+def _points(results: Sequence[Result], count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Rates in the base and in the other model, of the `count` features of each result that changed most."""
+    x: list[float] = []
+    y: list[float] = []
+    for data in (one.features.data for one in results):
+        order = np.argsort(-np.abs(np.asarray(data["difference"])), kind="stable")[:count]
+        x += np.asarray(data["base"])[order].tolist()
+        y += np.asarray(data["tuned"])[order].tolist()
+    return tuple(x), tuple(y)
 
 
 def nulls_table(result: Result, nulls: Sequence[Result]) -> Table:
@@ -217,10 +226,9 @@ def slices_table(result: Result) -> Table:
     keys, rows = [key for key, _ in KEYS if key != "changed_share"], []
     for name, figures in result.slices.items():
         first = figures["turnover"]
-        rows.append(
-            (name, *(figures[key].value for key in keys), first.low, first.high, first.n, first.clusters)
-        )
-    columns = ("slice", *keys, "low", "high", "counted", "n_texts")
+        rest = (figures[key].value for key in keys[1:])
+        rows.append((name, first.value, first.low, first.high, *rest, first.n, first.clusters))
+    columns = ("slice", keys[0], "low", "high", *keys[1:], "counted", "n_texts")
     return Table(
         "slices", "By slice", columns, tuple(rows), "low, high: a 95% interval over texts of turnover."
     )

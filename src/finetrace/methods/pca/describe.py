@@ -140,14 +140,15 @@ def explained(result: Result, nulls: Sequence[Result]) -> Figure:
 
 
 def overlaps(result: Result, nulls: Sequence[Result]) -> Figure:
-    layers = [
-        ("pair", result.layers[0]),
-        *((f"null {i + 1}", null.layers[0]) for i, null in enumerate(nulls)),
-    ]
-    series = [
-        Series(name, tuple(float(k + 1) for k in range(len(layer.overlap))), _values(layer.overlap))
-        for name, layer in layers
-    ]
+    own = result.layers[0].overlap
+    series = [Series("pair", tuple(float(k + 1) for k in range(len(own))), _values(own))]
+    rows = [found for null in nulls if len(found := null.layers[0].overlap) and np.isfinite(found).all()]
+    if rows:
+        count = min(len(row) for row in rows)
+        stacked = np.stack([row[:count] for row in rows])
+        bounds = _values(stacked.min(0)), _values(stacked.max(0))
+        steps = tuple(float(k + 1) for k in range(count))
+        series.append(Series(f"{len(rows)} nulls", steps, _values(np.median(stacked, 0)), *bounds))
     return Figure(
         "overlap",
         "Do two halves of the texts give the same space?",
@@ -155,7 +156,7 @@ def overlaps(result: Result, nulls: Sequence[Result]) -> Figure:
         "components",
         "mean squared cosine",
         "Between the spaces of the halves' first components: 1, the same whatever the texts. A dip is a cut between components "
-        "of about one size.",
+        "of about one size. Band: from the smallest to the largest null, around the median.",
     )
 
 

@@ -52,7 +52,7 @@ def directions_table(result: Result, nulls: Sequence[Result], at: int) -> Table:
         "0: the mean; then the components. share: of the change's mean squared norm, the mean's own part first. size: root mean square, of the base's spread. "
         "times_base: its variance over the base's along it. halves: |cosine| between the two halves of the texts, each with "
         "its own direction. in_nulls: how much of it lies within the directions of the null that has most of it, 0 to 1. The "
-        "two ends of a component are equals: its sign means nothing."
+        "two ends of a component are equals: its sign means nothing. The first few alone are read as words."
     )
     return Table(f"directions_{at}", f"Directions at layer {layer.layer}", columns, tuple(rows), note)
 
@@ -126,10 +126,9 @@ def slices_table(result: Result) -> Table:
     rows = []
     for name, figures in result.slices.items():
         first = figures[keys[0]]
-        rows.append(
-            (name, *(figures[key].value for key in keys), first.low, first.high, first.n, first.clusters)
-        )
-    columns = ("slice", *keys, "low", "high", "counted", "n_texts")
+        rest = (figures[key].value for key in keys[1:])
+        rows.append((name, first.value, first.low, first.high, *rest, first.n, first.clusters))
+    columns = ("slice", keys[0], "low", "high", *keys[1:], "counted", "n_texts")
     note = (
         f"At layer {result.layers[0].layer}; each text along the directions of the other half of all texts. low, high: a 95% "
         f"interval over texts of {keys[0]}."
@@ -188,9 +187,9 @@ def steered_table(result: Result) -> Table:
     return Table("steered", "Written with a direction added", columns, tuple(rows), note)
 
 
-def _joined(words: Columns, **where: object) -> str:
-    """The first few tokens of the rows that match."""
+def _joined(words: Columns, **where: object) -> str | None:
+    """The first few tokens of the rows that match; None for a direction that was not read."""
     data = words.data
     chosen = [i for i in range(len(words)) if all(data[name][i] == value for name, value in where.items())]
     tokens = [str(data["token"][i]) for i in chosen[:_SHOWN]]
-    return " · ".join(token.strip() or repr(token) for token in tokens)
+    return " · ".join(token.strip() or repr(token) for token in tokens) or None

@@ -11,6 +11,7 @@ from finetrace.dictionaries.page import beside, learning, passages, silence, war
 from finetrace.dictionaries.tables import (
     frequencies_table,
     moved_table,
+    null_latents_table,
     nulls_table,
     slices_table,
     tokens_table,
@@ -50,9 +51,9 @@ def describe(result: Result, nulls: Sequence[Result] = ()) -> Page:
     if result.labels is not None:
         blocks.append(labels_table(result.labels))
     if nulls:
-        blocks.append(nulls_table(nulls, keys, CONSTANT_NAME))
+        blocks += [nulls_table(nulls, keys), null_latents_table(nulls, CONSTANT_NAME)]
     if result.fitted is not None:
-        blocks += [spread(result, nulls), frequencies_table(result, CONSTANT_NAME)]
+        blocks += [spread(result, nulls), frequencies_table(result)]
     blocks.append(slices_table(result, keys))
     if result.fitted is not None:
         blocks += [training_table(result), learning(result, {"unexplained": "held-out tokens"})]

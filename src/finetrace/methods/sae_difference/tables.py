@@ -8,7 +8,7 @@ import numpy as np
 
 from finetrace.core.page import Cell, Figure, Line, Series, Table
 from finetrace.dictionaries.findings import CONSTANT_PART
-from finetrace.dictionaries.tables import called, plain
+from finetrace.dictionaries.tables import legend, plain
 from finetrace.dictionaries.words import joined, nulls_say
 from finetrace.methods.sae_difference.result import Result
 
@@ -49,35 +49,46 @@ def latents_table(result: Result, nulls: Sequence[Result]) -> Table:
             energy = float(np.asarray(data["energy"])[latent])
             figures = [energy / total if total > 0 else None]
             figures += [plain(float(data[name][latent])) if name in data else None for name in _FIGURES]
-        words = (nulls_say(result, nulls, latent), joined(result.words, latent))
-        rows.append((called(latent, CONSTANT_NAME), *figures, *words))
+        words = (joined(result.words, latent), nulls_say(result, nulls, latent))
+        rows.append((latent, *words, *figures))
     columns = (
-        "latent", "energy_share", "frequency", "frequency_low", "frequency_high", "mean_code", "largest_code",
-        "active_texts", "scale_base", "scale_tuned", "scale_error", "nulls_say", "tokens_up",
+        "latent", "tokens_up", "nulls_say", "energy_share", "frequency", "frequency_low", "frequency_high", "mean_code",
+        "largest_code", "n_texts", "scale_base", "scale_tuned", "scale_error",
     )  # fmt: skip
     note = (
-        "constant part: what is written at every token. energy_share: of the latents' mean squared contribution. frequency: share "
-        "of tokens in which it fires, with a 95% interval over texts. scale_base, scale_tuned: how much of the latent's direction the model's own states hold where it fires, less "
+        f"{legend(CONSTANT_NAME)} It is written at every token. nulls_say: the share of its words that a null's latents say as "
+        "loudly. energy_share: of the latents' mean squared contribution. frequency: share "
+        "of tokens in which it fires, with a 95% interval over texts. n_texts: in which it fires. scale_base, scale_tuned: how much of the latent's direction the model's own states hold where it fires, less "
         "their mean, in units of the code (tuned less base is about 1); a large scale_base says that the base holds it too and the "
-        "fine-tune made it stronger. scale_error: how much of it the dictionary leaves undone. nulls_say: the share of its words "
-        "that a null's latents say as loudly."
+        "fine-tune made it stronger. scale_error: how much of it the dictionary leaves undone."
     )
     return Table("latents", f"Latents at layer {result.layer}", columns, tuple(rows), note)
 
 
 def spread(result: Result, nulls: Sequence[Result]) -> Figure:
-    series = []
-    for name, one in [("pair", result), *((f"null {i + 1}", null) for i, null in enumerate(nulls))]:
-        parts = energies(one)
-        if len(parts):
-            series.append(
-                Series(name, tuple(float(i + 1) for i in range(len(parts))), tuple(plain(v) for v in parts))
-            )
+    series, own = [], energies(result)
+    if len(own):
+        series.append(Series("pair", _counted(own), _values(own)))
+    theirs = [parts for null in nulls if len(parts := energies(null))]
+    if theirs:
+        # Beyond its last latent a null's share stays 1.
+        wide = max(len(parts) for parts in theirs)
+        rows = np.stack([np.pad(parts, (0, wide - len(parts)), constant_values=1.0) for parts in theirs])
+        bounds = _values(rows.min(0)), _values(rows.max(0))
+        series.append(Series(f"{len(rows)} nulls", _counted(rows[0]), _values(np.median(rows, 0)), *bounds))
     return Figure(
         "spread",
         "How few latents hold the change",
         Line(tuple(series)),
         "latents, the largest first",
         "share of the latents' energy",
-        "Cumulative, over all texts. A narrow change is in few latents; a general drift is spread over all.",
+        "Cumulative, over all texts. Band: from the smallest to the largest null, around the median. A narrow change is in few latents; a general drift is spread over all.",
     )
+
+
+def _counted(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(i + 1) for i in range(len(values)))
+
+
+def _values(values: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(plain(value) for value in values)
