@@ -21,5 +21,5 @@ def test_what_a_page_withholds_has_no_value_in_any_reading():
     assert hidden["kl"].estimate == one
     assert readings(card, results, "part", "null")["depth"].value is None
     assert readings(card, {PAIR: result}, None, "null")["depth"].value == 1.0
-    silent: Any = SimpleNamespace(part=lambda name: SimpleNamespace())
+    silent: Any = SimpleNamespace(part=lambda name: SimpleNamespace(), levels=())
     assert readings(silent, results, None, "null")["depth"].value == 1.0
