@@ -12,6 +12,7 @@ from tests.worlds import rows, world
 
 from finetrace.data import build_corpus, read_rows
 from finetrace.data.roles import TEMPLATE
+from finetrace.dictionaries import feed as feeds
 from finetrace.dictionaries.feed import Feed
 from finetrace.engine.desk import Desk
 from finetrace.engine.subject import make_subject
@@ -109,3 +110,30 @@ def test_a_small_corpus_has_held_out_texts_too(desk: Desk):
     feed = Feed(replace(desk, corpus=corpus), 0.5, "both", held=0.01)
     assert feed.moments["held out"].texts == 3
     assert feed.moments["training"].texts == 3
+
+
+def test_of_many_held_out_rows_some_are_looked_at_evenly_taken(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    whole = Feed(desk, 0.5, "both", held=0.5)
+    n = len(whole.validation)
+    monkeypatch.setattr(feeds, "_VALIDATION", -(-n // 3))
+    some = Feed(desk, 0.5, "both", held=0.5)
+    at = [torch.equal(some.validation, whole.validation[::stride]) for stride in range(1, 9)].index(True) + 1
+    assert at > 2, "of so many one, whatever the batches"
+    assert np.array_equal(some.validation_texts, whole.validation_texts[::at])
+    assert len(some.validation) < n == whole.moments["held out"].tokens
+
+
+def test_tokens_without_finite_states_are_counted(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    whole, taken = Feed(desk, 0.5, "both"), feeds.tokens
+
+    def two_lost(step: Any, layer: int) -> Any:
+        found = taken(step, layer)
+        keep = torch.arange(len(found)) >= 2
+        left = {name: getattr(found, name)[keep] for name in ("base", "tuned", "text", "position")}
+        return replace(found, **left, lost=2)
+
+    assert whole.lost == 0
+    monkeypatch.setattr(feeds, "tokens", two_lost)
+    fewer = Feed(desk, 0.5, "both")
+    count = [sum(one.tokens for one in feed.moments.values()) for feed in (whole, fewer)]
+    assert fewer.lost == count[0] - count[1] > 0

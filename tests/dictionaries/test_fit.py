@@ -72,3 +72,15 @@ def test_of_one_text_there_is_a_value_and_no_interval():
     assert (share.low, share.high, share.texts) == (None, None, 1)
     with pytest.raises(BadInput, match="30 rows and texts for 4"):
         fit(some(), rows, np.zeros(4, np.uint64))
+
+
+def test_rows_looked_at_in_portions_are_those_of_all(monkeypatch: pytest.MonkeyPatch):
+    made, (rows, texts) = some(), texts_of(12, 5)
+    whole = fit(made, rows, texts)
+    monkeypatch.setattr("finetrace.dictionaries.fit._CHUNK", 7)
+    parts = fit(made, rows, texts)
+    codes = made.codes(rows)
+    assert whole.l0 == parts.l0 == float((codes > 0).sum(1).double().mean())
+    assert whole.silent == parts.silent == float((codes <= 0).all(0).double().mean())
+    assert parts.unexplained[0].value == pytest.approx(whole.unexplained[0].value)
+    assert fit(made, rows[:10], texts[:10]).unexplained[0].low == 0.0, "of two texts hardly anything is known"

@@ -171,6 +171,7 @@ def test_a_second_judge_scores_and_one_that_reads_nothing_upholds_nothing():
     assert (found.writer, found.scorer) == ("mock", "other")
     assert len(writer.heard) == 3
     assert len(scorer.heard) == found.asked - 3
+    assert "other then said" in labels_table(found).note
     rows = labels_table(found).rows
     assert [row[1] for row in rows] == [NO_LABEL] * 3
     assert all(row[2] == 0.5 and "chance" in str(row[-1]) for row in rows)

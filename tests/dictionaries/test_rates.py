@@ -95,6 +95,37 @@ def test_rates_and_codes_are_plain_counts_over_tokens():
         assert (value[known] <= high[known]).all()
 
 
+def test_intervals_of_shares_and_ratios_are_those_over_texts():
+    some, rows = made(), texts(40)
+    found, n, text = compare(some, rows), len(rows), rows.text.numpy()
+    base, tuned = (some.codes(side[:, None]).numpy() > 0 for side in (rows.base, rows.tuned))
+    j = int(np.flatnonzero(np.isfinite(found.ratio_low))[0])
+    for fires, low, high in (
+        (base, found.base_low, found.base_high),
+        (tuned, found.tuned_low, found.tuned_high),
+    ):
+        rate, residual = fires[:, j].mean(), fires[:, j] - fires[:, j].mean()
+        design = max(1.0, np.square(np.bincount(text, residual)).sum() * 40 / 39 / np.square(residual).sum())
+        size = figures.effective_size(n, np.array([design]), 40)
+        assert (low[j], high[j]) == pytest.approx(
+            [float(end[0]) for end in figures.wilson(np.array([rate]), size)]
+        )
+    a, b = (np.bincount(text, fires[:, j]) for fires in (base, tuned))
+    # Of the logarithm: a text's share of one side's firings less its share of the other's.
+    error = np.sqrt(np.square(b / b.sum() - a / a.sum()).sum() * 40 / 39)
+    factor = np.exp(stats.t.ppf(0.975, 39) * error)
+    value = b.sum() / a.sum()
+    assert (found.ratio_low[j], found.ratio[j], found.ratio_high[j]) == pytest.approx(
+        (value / factor, value, value * factor)
+    )
+    change = np.bincount(
+        text, (some.codes(rows.tuned[:, None]) - some.codes(rows.base[:, None])).numpy()[:, j]
+    )
+    for p, terms in ((found.p, b - a), (found.code_p, change)):
+        one = figures.two_sided(np.array([terms.sum()]), np.array([np.square(terms).sum()]))
+        assert p[j] == pytest.approx(float(one[0]), rel=1e-4)
+
+
 def test_nothing_is_found_between_identical_models():
     rows = texts(60, noise=0.0)
     found = compare(made(), rows)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetrace.core.result import Columns
 from finetrace.dictionaries.findings import CONSTANT_PART, TOGETHER
-from finetrace.dictionaries.words import joined, moved_most, nulls_say, words
+from finetrace.dictionaries.words import joined, most, moved_most, nulls_say, reaches, words
 
 D, VOCAB, LATENTS = 6, 11, 40
 HEADS = torch.randn(2, VOCAB, D, generator=torch.Generator().manual_seed(0))
@@ -82,3 +82,21 @@ def test_what_adds_nothing_says_nothing():
     assert not len(found.table)
     empty: Any = SimpleNamespace(words=Columns({}), token_ids=found.token_ids, reach=found.reach)
     assert moved_most(empty, 5) == ()
+
+
+def test_peaks_are_the_largest_of_all_that_are_shown_and_nulls_count_at_their_loudest():
+    vectors, sizes = made()
+    shown = np.arange(LATENTS)
+    found = words(subject(), vectors, sizes, shown, 4)
+    alive = [i for i in range(VOCAB) if i not in (0, 5)]
+    unit = vectors / vectors.square().mean(1, keepdim=True).sqrt().clamp(min=1e-9)
+    logits = (unit @ HEADS[0].T).numpy()[:, alive]
+    exact = np.maximum(0.0, (logits - logits.mean(1, keepdims=True)).max(0))
+    np.testing.assert_allclose(found.peaks, exact, rtol=1e-4)
+    nulls: list[Any] = [
+        SimpleNamespace(peaks=np.array(one), reach=np.array(one) * 2) for one in ([1.0, 4.0], [3.0, 2.0], [])
+    ]
+    for told, times in ((most(nulls), 1), (reaches(nulls), 2)):
+        assert told is not None
+        assert told.tolist() == [3.0 * times, 4.0 * times]
+    assert most(nulls[2:]) is reaches(nulls[2:]) is None

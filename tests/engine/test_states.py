@@ -16,6 +16,7 @@ from finetrace.engine import Contrast, Shape
 from finetrace.engine.states import States, layout_of, made_of, write
 from finetrace.engine.stream import stream
 from finetrace.models import Pair, open_pair
+from finetrace.store.activations import Activations
 
 SHAPE = Shape(batch_size=4, shard_tokens=120)
 CONTRAST = Contrast("pair", "tuned")
@@ -60,6 +61,16 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
+class _Other:
+    """A pair of which a little is otherwise."""
+
+    def __init__(self, pair: Pair, **changed: Any) -> None:
+        self._pair, self._changed = pair, changed
+
+    def __getattr__(self, name: str) -> Any:
+        return self._changed[name] if name in self._changed else getattr(self._pair, name)
+
+
 class _Deaf:
     """A pair whose models must not be run."""
 
@@ -77,6 +88,7 @@ def test_what_a_store_of_the_models_own_type_gives_back_is_the_pass_to_the_last_
     assert same(states(deaf, corpus, held), states(pair, corpus, None))
     assert same(states(deaf, corpus, held, shuffled=3), states(pair, corpus, None, shuffled=3))
     assert not same(states(deaf, corpus, held, shuffled=3), states(pair, corpus, None))
+    assert not same(states(deaf, corpus, held, shuffled=3), states(deaf, corpus, held, shuffled=4))
 
 
 def test_a_coarser_store_gives_what_is_made_and_rounded_alike(pair, corpus, tmp_path):
@@ -135,19 +147,59 @@ def test_a_killed_writer_goes_on_and_ends_on_the_same_bytes(pair, corpus, tmp_pa
     assert all((again.folder / name).read_bytes() == (whole.folder / name).read_bytes() for name in names)
 
 
+def test_shards_that_another_processor_made_are_made_again(pair, corpus, tmp_path, monkeypatch):
+    """And whoever waits is told of every token, whether it is made or was there."""
+    said = []
+
+    def forwards_of_a_write() -> int:
+        told, calls, trunk = 0, 0, pair.trunk
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return trunk(*arguments)
+
+        def advance(tokens: int) -> None:
+            nonlocal told
+            told += tokens
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pair, "trunk", counted)
+            write(pair, corpus, CONTRAST, SHAPE, into(tmp_path, pair, corpus, "bfloat16"), advance=advance)
+        said.append(told)
+        return calls
+
+    made = forwards_of_a_write()
+    assert (made > 0, forwards_of_a_write()) == (True, 0)
+    monkeypatch.setattr("finetrace.engine.journal.environment", lambda device, batch_size: {"cpu": "another"})
+    assert forwards_of_a_write() == made
+    list(stream(pair, corpus, CONTRAST, [0], SHAPE, advance=said.append))
+    assert [*said[:3], sum(said[3:])] == [corpus.n_tokens] * 4
+
+
 def test_all_that_moves_a_state_names_the_cache(pair, corpus, tmp_path):
     usual = into(tmp_path, pair, corpus, "bfloat16")[1]
     others = [
         made_of(pair, corpus, "null_0", SHAPE, "bfloat16", {}),
         made_of(pair, corpus, "tuned", replace(SHAPE, batch_size=5), "bfloat16", {}),
+        made_of(pair, corpus, "tuned", replace(SHAPE, shard_tokens=90), "bfloat16", {}),
+        made_of(_Other(pair, dtype=torch.float16), corpus, "tuned", SHAPE, "bfloat16", {}),  # type: ignore[arg-type]
+        made_of(_Other(pair, tokenizer_identity=lambda: "another"), corpus, "tuned", SHAPE, "bfloat16", {}),  # type: ignore[arg-type]
+        made_of(_Other(pair, device_type="cuda"), corpus, "tuned", SHAPE, "bfloat16", {}),  # type: ignore[arg-type]
         made_of(pair, corpus, "tuned", SHAPE, "float32", {}),
         made_of(pair, corpus, "tuned", SHAPE, "bfloat16", {"quantization": "nf4"}),
         made_of(pair, build_corpus(read_rows(rows(23)), pair.tokenizer), "tuned", SHAPE, "bfloat16", {}),
     ]
-    assert len({repr(one) for one in (usual, *others)}) == 6
+    assert len({repr(one) for one in (usual, *others)}) == 10
 
 
-def test_rows_in_another_order_are_refused(pair, corpus, tmp_path):
+def test_rows_in_another_order_are_refused(pair, corpus, tmp_path, monkeypatch):
     held = stored(tmp_path, pair, corpus, "bfloat16")
     with pytest.raises(DataError, match="another order"):
         list(stream(pair, corpus, CONTRAST, BOTH, replace(SHAPE, shard_tokens=90), states=held))
+    there = Activations.where
+    monkeypatch.setattr(
+        Activations, "where", lambda self, at: replace(there(self, at), row=there(self, at).row + 1)
+    )
+    with pytest.raises(DataError, match="another order"):
+        list(stream(pair, corpus, CONTRAST, BOTH, SHAPE, states=held))

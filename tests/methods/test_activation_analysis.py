@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 import finetrace as ft
 from finetrace.core.errors import BadInput
+from finetrace.core.estimate import Estimate
 from finetrace.core.page import Figure, Heatmap, Passage, Table, Warning
 from finetrace.data import ROLES, build_corpus, read_rows
 from finetrace.engine import Step, Subject
@@ -26,6 +28,7 @@ from finetrace.methods.activation_analysis import Config
 from finetrace.methods.activation_analysis.alignment import cka_distance, compared, gram_sums
 from finetrace.methods.activation_analysis.beside import beside, standing_out
 from finetrace.methods.activation_analysis.describe import describe
+from finetrace.methods.activation_analysis.estimates import alignments
 from finetrace.methods.activation_analysis.figures import BANDS, QUANTITIES, band
 from finetrace.methods.activation_analysis.observe import ActivationAnalysis, observer
 from finetrace.methods.activation_analysis.result import Result
@@ -264,6 +267,7 @@ def test_texts_too_short_for_anything_give_none():
     assert all(figure.value is None for figure in result.numbers.values())
     assert result.first["text"]["relative_norm"].n == 1
     assert result.passages == ()
+    assert seen(step(states(2, 3, 5), [3, 1])).result().spaces == (), "one token has no spread"
     few = seen(step(states(2, 4, 5), [4, 4])).result().numbers
     assert few["relative_norm"].n == 4
     assert few["cka_distance"].value is None, "two tokens have no similarity to compare"
@@ -293,6 +297,31 @@ def test_cka_does_not_see_a_shift_a_scale_or_a_rotation_but_sees_another_order()
     assert compared(known, 64).tolist() == [29] * 4
 
 
+def test_opposed_similarities_are_as_far_apart_as_can_be():
+    """Sums of (HSIC(K, K), HSIC(K, E), HSIC(E, E)): the tuned model's are K + E."""
+    assert cka_distance(np.array([[1.0, -1.5, 2.5], [1.0, -1.0, 2.0], [1.0, 0.0, 0.0]])).tolist() == [
+        1.0,
+        1.0,
+        0.0,
+    ]
+    assert np.isnan(cka_distance(np.array([[0.0, 0.0, 1.0], [1.0, -1.0, 1.0]]))).all(), "one side all alike"
+
+
+def test_the_interval_of_cka_is_wider_than_its_percentiles_for_few_texts():
+    grams = np.random.default_rng(0).random((6, 2, 3)) + np.array([5.0, -1.0, 2.0])
+    counts = np.array([9, 9, 9, 9, 9, 0])
+    bounds, draws = alignments(grams, counts, np.arange(6, dtype=np.uint64), 0)
+    assert bounds.value == pytest.approx(cka_distance(grams[:5].sum(0))), (
+        "a text without tokens is in nothing"
+    )
+    for layer in range(2):
+        low, high = np.nanquantile(draws[:, layer], [0.025, 0.975])
+        assert bounds.low[layer] < low < bounds.value[layer] < high < bounds.high[layer]
+    alone, _ = alignments(grams[:1], counts[:1], np.zeros(1, np.uint64), 0)
+    assert np.isfinite(alone.value).all()
+    assert np.isnan(alone.low).all()
+
+
 def test_the_texts_that_moved_most_lead_and_the_largest_token_is_where_it_was_planted():
     made = states(8, 10, 6, moved=0.01)
     last = made[-1]
@@ -314,7 +343,7 @@ def test_the_texts_that_moved_most_lead_and_the_largest_token_is_where_it_was_pl
     assert max(range(10), key=lambda i: values[i] or 0.0) == 7
     assert passages[2].value == pytest.approx(values[7])
     shown = [block for block in describe(seen(*steps).result()).blocks if isinstance(block, Passage)]
-    assert len({(p.slice, p.title) for p in shown}) == len(shown)
+    assert len({p.title.split(":")[0] for p in shown}) == len(shown), "one that leads twice is shown once"
 
 
 def test_a_long_text_is_shown_around_its_largest_token():
@@ -323,6 +352,23 @@ def test_a_long_text_is_shown_around_its_largest_token():
     passage = seen(step(made, [400])).result().passages[0]
     assert len(passage.tokens) == len(passage.values) == 160
     assert passage.tokens[int(np.nanargmax([v or 0.0 for v in passage.values]))] == "t300"
+    made[-1][1][0, 390] += 90.0
+    passage = seen(step(made, [400])).result().passages[0]
+    assert passage.tokens == tuple(f"t{i}" for i in range(240, 400)), "as much of it, also at its end"
+
+
+def test_a_mean_over_few_tokens_leads_no_ranking_and_equals_go_by_row():
+    made = [(base[:1].repeat(4, 1, 1), other[:1].repeat(4, 1, 1)) for base, other in states(1, 9, 3)]
+    made[-1][1][0] += 9.0  # the one that moved most has four tokens that count
+    one = replace(step(made, [6, 9, 9, 9]), slice=torch.zeros(4, dtype=torch.long))
+    for order in (slice(None), [3, 2, 1, 0]):
+        rows = torch.arange(4)[order].tolist()
+        turned = replace(
+            one, row=one.row[rows], key=one.key[rows], keep=one.keep[rows], role=one.role[rows],
+            hidden=lambda layer, rows=rows: (made[layer][0][rows], made[layer][1][rows]),
+        )  # fmt: skip
+        passages = seen(turned, config=Config(passages=2)).result().passages
+        assert [(p.by, p.row) for p in passages] == [("mean", 1), ("mean", 2), ("token", 0), ("token", 1)]
 
 
 @settings(max_examples=4, deadline=None)
@@ -379,6 +425,7 @@ def test_covariances_are_kept_for_as_many_layers_as_fit():
     few = layers_kept(28, 1024, 20, 128)
     assert len(few) == 5
     assert {0, 20, 27} <= set(few)
+    assert 17 in layers_kept(28, 1024, 17, 128), "also between the evenly spread"
 
 
 # Norms out of line.
@@ -425,8 +472,50 @@ def test_a_narrow_change_is_apart_however_much_the_nulls_were_trained():
     assert standing_out(beside(nulls[1], [*nulls[:1], *nulls[2:]])) == ()
     page = describe(pair, nulls)
     assert "more of it is on `other` (1." in page.summary
+    assert "most on `other`" in page.summary
     table = next(b for b in page.blocks if isinstance(b, Table) and b.key == "beside")
     assert [row[table.columns.index("apart")] for row in table.rows] == ["no", "yes"]
+
+
+def test_tables_hold_each_layers_own_figures_beside_those_of_the_nulls():
+    pair, nulls = drawn(7, 0.1), [drawn(1, 0.05), drawn(2, 0.2)]
+    tables = {b.key: b for b in describe(pair, nulls).blocks if isinstance(b, Table)}
+
+    def column(table: str, name: str) -> list[Any]:
+        return [row[tables[table].columns.index(name)] for row in tables[table].rows]
+
+    for at, space in enumerate(pair.spaces):
+        theirs = [null.spaces[at] for null in nulls]
+        assert column("spaces", "largest_angle")[at] == max(space.angles)
+        assert column("spaces", "mean_angle")[at] == pytest.approx(np.mean(space.angles))
+        assert column("spaces", "nulls_low")[at] == min(one.cka_distance or 0.0 for one in theirs)
+        assert column("spaces", "nulls_high_angle")[at] == pytest.approx(
+            max(np.mean(one.angles) for one in theirs)
+        )
+        assert column("layers", "nulls_low")[at] == nulls[0].everywhere.mean[at, 0]
+        assert column("layers", "nulls_high")[at] == nulls[1].everywhere.mean[at, 0]
+        assert column("layers", "cka_distance")[at] == pair.everywhere.cka[at]
+    for i, name in enumerate(pair.slices):
+        first, rest = pair.first[name]["base_norm"].value or 0.0, pair.slices[name]["base_norm"].value or 1.0
+        assert column("first", "times_the_others")[i] == pytest.approx(first / rest)
+    said = [block.text for block in describe(pair).blocks if isinstance(block, Warning)]
+    assert any("Fewer than 20 texts on text, other" in text for text in said)
+
+
+def test_a_slice_is_beside_the_geometric_mean_of_all_others():
+    figures = {"a": 8.0, "b": 2.0, "c": 4.0}
+    slices = {
+        name: {"relative_norm": Estimate(value, "share", 99, 30, value, value, np.full(50, value))}
+        for name, value in figures.items()
+    }
+    result: Any = SimpleNamespace(slices=slices)
+    found = beside(result, [])
+    for name, times in (("a", 8 / 8**0.5), ("b", 2 / 32**0.5), ("c", 1.0)):
+        assert (found[name].low, found[name].times, found[name].high) == pytest.approx((times,) * 3)
+    told: Any = {
+        str(ratio): SimpleNamespace(apart="yes", verdict=SimpleNamespace(ratio=ratio)) for ratio in (2.0, 3.0)
+    }
+    assert standing_out(told) == ("3.0", "2.0"), "the furthest first"
 
 
 def test_without_nulls_or_with_one_slice_nothing_is_apart():

@@ -14,8 +14,9 @@ from tests.worlds import rows, world
 
 import finetrace as ft
 from finetrace.core.errors import BadInput, ConfigErrors
+from finetrace.core.estimate import Estimate
 from finetrace.core.page import Number, Table, Warning
-from finetrace.core.result import decode, encode
+from finetrace.core.result import Columns, decode, encode
 from finetrace.data.roles import ROLES, TEMPLATE
 from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.dictionaries.formats import Opened, Origin
@@ -253,3 +254,50 @@ def test_features_that_surely_changed_come_first(found: Any):
 def test_nonsense_is_refused_by_name(wrong: dict[str, Any]):
     with pytest.raises(BadInput, match=next(iter(wrong))):
         Config(**wrong)
+
+
+def small(tokens_of: dict[str, Any], **changes: Any) -> Result:
+    """Four features that fire, 3, 5, 6 and 8; the first two surely changed."""
+    q = np.array([0.01, 0.02, 0.9, np.nan])
+    data: dict[str, Any] = {
+        name: np.zeros(4) for name in ("low", "high", "ratio", "ratio_low", "ratio_high", "p", "code_q")
+    }
+    features = Columns(
+        data | {"feature": np.array([3, 5, 6, 8]), "difference": np.array([0.1, -0.2, 0.5, 0.0]), "q": q}
+        | {"base": np.full(4, 0.5), "tuned": np.full(4, 0.5), "in_texts": np.full(4, 9)}
+    )  # fmt: skip
+    figure = Estimate(0.25, "share", 40, 30)
+    fixed: dict[str, Any] = {
+        "numbers": {key: figure for key, _ in KEYS}, "slices": {}, "source": None, "layer": 1, "tokens": 40, "texts": 30,
+        "features": features, "shown": np.array([5, 3]), "words": Columns(tokens_of), "passages": (), "q": 0.05, "lost": 0,
+    }  # fmt: skip
+    return Result(**(fixed | changes))
+
+
+WORDS = {
+    "feature": [5, 5, 5], "head": ["base", "base", "tuned"], "sign": ["promoted", "suppressed", "promoted"],
+    "rank": [1, 1, 1], "token": [" up", " down", " other"], "token_id": [7, 8, 9], "logit": [2.0, -2.0, 1.0],
+}  # fmt: skip
+
+
+def test_what_is_sure_comes_before_what_is_large():
+    features = small(WORDS).features
+    assert pick(features, 9, 0.05).tolist() == [5, 3, 6], "and what did not change not at all"
+    assert pick(features, 1, 0.05).tolist() == [5]
+
+
+def test_the_page_counts_what_exceeds_the_nulls_and_says_what_is_lost():
+    theirs: dict[str, Any] = {name: np.zeros(2) for name in ("base", "tuned")}
+    theirs |= {"feature": np.array([3, 7]), "difference": np.array([-0.15, 0.9]), "q": np.array([0.01, 0.01])}
+    louder = Columns(theirs)
+    result, null = small(WORDS, lost=2), small(WORDS, features=louder, shown=np.array([3, 7]))
+    assert largest(result, [null, null]) == pytest.approx([0.15, 0.0, 0.0, 0.0])
+    page = describe(result, [null])
+    assert "2 of 4 features" in page.summary
+    assert "1 of them by more than in any of 1 nulls" in page.summary
+    tables = {block.key: block for block in page.blocks if isinstance(block, Table)}
+    assert tables["nulls"].rows[0][-2:] == (2, 1)
+    assert tables["tokens"].rows == ((5, 1, " up", 7, 2.0), (5, -1, " down", 8, -2.0))
+    assert tables["features"].rows[0][tables["features"].columns.index("tokens_up")] == "up"
+    said = [block.text for block in page.blocks if isinstance(block, Warning)]
+    assert said == ["2 tokens had states that are not finite and count nowhere: try --dtype float32."]

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from finetrace.core.errors import BadInput, DataError
 from finetrace.store import activations, shard_file
 from finetrace.store.activations import Activations, ActivationsWriter, Layout, Where
+from finetrace.store.keys import differences, said
 from finetrace.store.layout import folder_of
 
 MADE_OF = {"base": "a" * 64, "tuned": "b" * 64, "corpus": "c" * 64, "context": 32, "kept": "all"}
@@ -91,6 +93,12 @@ def test_what_is_read_is_what_was_written(stored):
 def test_a_shard_is_a_file_that_the_library_reads(stored):
     assert int.from_bytes(_shard(stored, 2).read_bytes()[:8], "little") % 8 == 0, "tensors are aligned"
     held = load_file(_shard(stored, 2))
+    with _shard(stored, 2).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    for name, tensor in held.items():
+        assert header[name]["data_offsets"][0] % tensor.element_size() == 0, (
+            "and each begins at a number of its own"
+        )
     assert set(held) == {"layer.1", "layer.3", "row", "position", "role", "slice"}
     assert torch.equal(held["layer.3"], _rows(2, 6)[1][3])
 
@@ -116,6 +124,7 @@ def test_rows_and_batches_cover_everything_once(stored):
     assert torch.equal(torch.cat(drawn), torch.cat(again))
     assert torch.equal(torch.cat(drawn)[:, 0, 0].sort().values, whole[:, 0, 0].sort().values)
     assert [len(one) for one in found.batches(1, 4, last=False)] == [4, 4, 4]
+    assert [len(one) for one in found.batches(1, 7, last=False)] == [7, 7]
 
 
 def test_what_a_reader_changes_stays_in_its_memory(stored):
@@ -241,6 +250,36 @@ def test_a_cache_that_was_renamed_to_anothers_name_is_refused(root):
         pass
 
 
+def test_a_cache_of_more_layers_serves_those_who_ask_for_fewer(tmp_path):
+    for layers in ((0, 1, 3), (1, 3)):
+        layout = replace(LAYOUT, layers=layers)
+        with ActivationsWriter(tmp_path, MADE_OF, layout) as writer:
+            writer.add(_rows(0, 2)[0], {layer: torch.zeros(2, 2, 4) for layer in layers})
+            writer.cut(0)
+
+    def held(*layers: int) -> tuple[int, ...] | None:
+        found = Activations.holding(tmp_path, MADE_OF, replace(LAYOUT, layers=layers))
+        return found.layout.layers if found else None
+
+    assert [held(1), held(0, 1), held(1, 2)] == [(1, 3), (0, 1, 3), None], "the one of fewest layers"
+    (folder_of(tmp_path, MADE_OF, replace(LAYOUT, layers=(1, 3))) / "00000.safetensors").unlink()
+    assert held(1) == (0, 1, 3), "none of whose shards was deleted"
+
+
+def test_of_several_the_nearest_is_named(tmp_path):
+    far, near = (MADE_OF | more for more in ({"tuned": "e", "corpus": "e"}, {"tuned": "f"}))
+    for made_of in (far, near):
+        _write(tmp_path, made_of)
+    with pytest.raises(DataError, match=r"differs in made_of\.tuned \(f there, b+ asked for\)\.$"):
+        Activations.find(tmp_path, MADE_OF | {"tuned": "b"}, LAYOUT)
+
+
+def test_what_only_one_key_has_is_a_difference_and_many_are_counted():
+    assert differences({"a": (1, 2)}, {"a": [1, 2], "b": 2}) == [("b", "nothing", "2")]
+    assert differences({"b": 2}, {}) == [("b", "2", "nothing")]
+    assert said([(str(i), "1", "2") for i in range(8)]).endswith("5 (1 there, 2 asked for) and 2 more")
+
+
 def test_another_version_is_refused(root):
     folder = _shard(root, 0).parent
     key = json.loads((folder / "key.json").read_text())
@@ -270,6 +309,17 @@ def test_a_disk_that_is_too_small_is_known_before_the_work(tmp_path, monkeypatch
         pass
     with pytest.raises(BadInput, match="No shard"), ActivationsWriter(tmp_path, MADE_OF, wide, rows=100):
         pass
+
+
+def test_room_is_asked_for_what_is_not_there_yet(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path, stop=2)
+    usage, rest = namedtuple("usage", "total used free"), SIZES[2] * (2 * 2 * 4 * 4 + 15)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 0, rest - 1))
+    with pytest.raises(BadInput, match="Storing 6 rows of activations needs"):
+        _write(tmp_path, rows=sum(SIZES))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 0, rest))
+    assert _write(tmp_path, rows=sum(SIZES)) == [2]
 
 
 def test_a_disk_that_fills_up_reaches_the_caller_and_keeps_what_is_whole(tmp_path, monkeypatch):

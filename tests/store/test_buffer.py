@@ -44,6 +44,8 @@ def test_rows_that_come_together_are_parted_and_the_seed_decides_how():
     first, again, other = (_run([list(range(4000))], 1000, 100, seed) for seed in (1, 1, 2))
     assert [one.tolist() for one in first] == [one.tolist() for one in again]
     assert [one.tolist() for one in first] != [one.tolist() for one in other]
+    few = torch.cat(_run([list(range(400))], 1000, 100))[:, 0]
+    assert few.diff().abs().float().median() > 10, "also those that never fill the buffer"
     # A row of the first thousand waits for its turn with odds of one half a round: some of them come late.
     assert min(first[25][:, 0].tolist()) < 1000
     # What is in a batch is far apart in the stream: neighbours would differ by 1.

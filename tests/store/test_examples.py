@@ -146,8 +146,11 @@ def test_short_texts_fold_only_when_they_are_the_same(tmp_path):
         # Nine tokens are two grams, of which these share one: 1 / 3.
         _offer(writer, _text(*range(10, 19)), 4.0)
         _offer(writer, _text(*range(10, 18), 99), 3.0)
+        # Ten are three, of which these share two: 2 / 4, which is enough.
+        _offer(writer, _text(*range(50, 60)), 6.0)
+        _offer(writer, _text(*range(51, 61)), 5.0)
     found = Examples(tmp_path / "a.sqlite").best("kl", 9)
-    expected = [(4.0, 0, 7), (3.0, 0, 7), (2.0, 0, 7), (1.0, 0, 7)]
+    expected = [(6.0, 1, 7), (4.0, 0, 7), (3.0, 0, 7), (2.0, 0, 7), (1.0, 0, 7)]
     assert [(one.score, one.folded, one.row) for one in found] == expected
 
 

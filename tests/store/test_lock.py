@@ -78,6 +78,16 @@ def test_where_there_are_no_locks_the_file_is_one(tmp_path, monkeypatch):
     assert path.exists()
 
 
+def test_a_system_without_kernel_locks_has_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+    path = tmp_path / ".lock"
+    with alone(path, "It"):
+        with pytest.raises(BadInput, match="wait until it is done"), alone(path, "It"):
+            pass
+        assert path.exists()
+    assert not path.exists()
+
+
 def _holder(path: Path) -> subprocess.Popen[bytes]:
     """Another process that holds the lock until it is killed."""
     code = (
