@@ -76,6 +76,11 @@ def test_gradients_are_autograds(models: int, norm, delta: float):
         assert found.loss.total == pytest.approx(total, abs=1e-8)
         for mine, theirs in zip(found.gradients.tensors(), wanted, strict=True):
             assert float((mine - theirs).abs().max()) < 1e-8
+        codes = (z @ p.encoder + p.encoder_bias).relu()[None]
+        weight = code_weights(p.by_model(models), same.code_norm)[:, None]
+        on = codes > 0 if kind == "relu" else strongest(codes * weight, ROWS * 3 * len(weight))
+        assert torch.equal(found.fired, on.any(1).any(0))
+        assert found.active == pytest.approx(float(on.sum()) / ROWS / len(on))
         parts = found.loss
         assert sum(parts.reconstruction) + parts.l1 + parts.delta + parts.aux == pytest.approx(total)
         assert (parts.delta > 0, parts.aux > 0, parts.l1 > 0) == (delta > 0, aux > 0, kind == "relu")

@@ -187,6 +187,16 @@ def test_a_crosscoder_is_refused(folder: Path):
         _open(Config(sae=str(folder / "crosscoder.safetensors")), desk)
 
 
+def test_a_dictionary_of_changes_is_refused(folder: Path):
+    desk: Any = SimpleNamespace(subject=SimpleNamespace(d_model=D), pair=SimpleNamespace(device="cpu"))
+    sae().save(folder / "changes.safetensors", {"reads": "difference", "layer": 1})
+    with pytest.raises(BadInput, match="was trained on tuned - base"):
+        _open(Config(sae=str(folder / "changes.safetensors")), desk)
+    sae().save(folder / "states.safetensors", {"reads": "base", "layer": 1})
+    opened = _open(Config(sae=str(folder / "states.safetensors")), desk)
+    assert (opened.origin.reads, _layer(Config(sae="x"), opened, 2)) == ("base", 1)
+
+
 def test_first_tokens_and_the_template_do_not_count():
     position = torch.arange(6).expand(2, 6)
     role = torch.full((2, 6), ROLES.index("text"), dtype=torch.int8)
@@ -262,10 +272,9 @@ def small(tokens_of: dict[str, Any], **changes: Any) -> Result:
     data: dict[str, Any] = {
         name: np.zeros(4) for name in ("low", "high", "ratio", "ratio_low", "ratio_high", "p", "code_q")
     }
-    features = Columns(
-        data | {"feature": np.array([3, 5, 6, 8]), "difference": np.array([0.1, -0.2, 0.5, 0.0]), "q": q}
-        | {"base": np.full(4, 0.5), "tuned": np.full(4, 0.5), "in_texts": np.full(4, 9)}
-    )  # fmt: skip
+    data |= {"feature": np.array([3, 5, 6, 8]), "difference": np.array([0.1, -0.2, 0.5, 0.0]), "q": q}
+    data |= {"base": np.full(4, 0.5), "tuned": np.full(4, 0.5), "in_texts": np.full(4, 9)}
+    features = Columns(data)
     figure = Estimate(0.25, "share", 40, 30)
     fixed: dict[str, Any] = {
         "numbers": {key: figure for key, _ in KEYS}, "slices": {}, "source": None, "layer": 1, "tokens": 40, "texts": 30,
