@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from finetrace.dictionaries.feed import Moments
+from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.feed import Moments, of_texts
 from finetrace.dictionaries.findings import IDENTICAL
+from finetrace.dictionaries.latents import Firings, latent_table
 from finetrace.dictionaries.reading import Tokens
-from finetrace.dictionaries.study import _reason
+from finetrace.dictionaries.scaling import Scaling
+from finetrace.dictionaries.study import Study, _reason, latents_of
 from finetrace.dictionaries.sums import Ratio, TextSums
 
 
@@ -44,3 +47,30 @@ def test_a_change_that_is_rounding_is_none(change: float, same: bool):
     one = Moments(torch.zeros(3, 2, dtype=torch.float64), torch.tensor([1e6, 1e6, change]).double(), 50, 5)
     feed: Any = SimpleNamespace(moments={"training": one}, lost=0)
     assert (_reason(feed, "difference", 2) == IDENTICAL) is same
+
+
+def test_scales_are_of_held_out_texts_and_frequencies_of_all():
+    generator = torch.Generator().manual_seed(0)
+    decoder = torch.nn.functional.normalize(torch.randn(1, 6, 4, generator=generator), dim=2)
+    one = Dictionary(
+        encoder=decoder.mT.contiguous(), encoder_bias=torch.zeros(6), decoder=decoder, decoder_bias=torch.zeros(1, 4),
+        mean=torch.zeros(1, 4), scale=torch.ones(1), owner=torch.zeros(6, dtype=torch.int8), threshold=0.1,
+        kind="batch_topk", code_norm="none",
+    )  # fmt: skip
+    base, change = torch.randn(2, 60, 4, generator=generator)
+    where = torch.arange(60)
+    every = Tokens(
+        base, base + change, where, where, np.arange(60, dtype=np.uint64), np.zeros(60, np.int64), np.arange(60)
+    )  # fmt: skip
+    held = of_texts(every, np.arange(60) % 3 == 0)
+    feed: Any = SimpleNamespace(readings=lambda: [(None, every)], only=lambda tokens, part: held)
+    desk: Any = SimpleNamespace(subject=SimpleNamespace(slices=("text",)), advance=lambda done, total: None)
+    trained: Any = SimpleNamespace(dictionary=one)
+    found = latents_of(Study(feed, "difference", "", trained), desk, 3)
+    firings, scaling = Firings(one, "difference", 1), Scaling(one, "difference")
+    firings.see(every)
+    scaling.see(held)
+    wanted = latent_table(one, firings, scaling.betas(), ("text",))
+    assert found.table.data.keys() == wanted.data.keys()
+    for name, column in wanted.data.items():
+        np.testing.assert_array_equal(np.asarray(found.table.data[name]), np.asarray(column), name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from finetrace.core.errors import BadInput
 from finetrace.core.page import Figure, Number, Page, Passage, Table, Warning
 from finetrace.core.result import decode, encode
-from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.dictionary import Dictionary, told_of
 from finetrace.dictionaries.findings import FEW, IDENTICAL
 from finetrace.dictionaries.reading import Tokens
 from finetrace.dictionaries.study import DICTIONARY
@@ -190,6 +190,7 @@ def test_a_page_has_its_numbers_beside_the_nulls_and_hides_nothing_by_itself(fou
 def test_a_result_and_a_kept_dictionary_come_back(found: Result, folder: Path):
     encoded = encode(found)
     assert encode(decode(Result, encoded)).body == encoded.body
+    assert told_of(folder / DICTIONARY)["reads"] == "both"
     kept = Dictionary.load(folder / DICTIONARY)
     assert (kept.models, kept.latents) == (2, 96)
     assert found.fitted is not None

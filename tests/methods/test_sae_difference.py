@@ -17,7 +17,7 @@ from finetrace.core.errors import BadInput
 from finetrace.core.page import Figure, Line, Page, Passage, Table, Warning
 from finetrace.core.result import decode, encode
 from finetrace.data.roles import TEMPLATE, TEXT
-from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.dictionary import Dictionary, told_of
 from finetrace.dictionaries.findings import CONSTANT, CONSTANT_PART, FEW, IDENTICAL
 from finetrace.dictionaries.study import DICTIONARY
 from finetrace.dictionaries.study import asked as settings
@@ -84,6 +84,7 @@ def null(folder: Path) -> Result:
 
 
 def test_planted_directions_are_found(found: Result, folder: Path):
+    assert told_of(folder / DICTIONARY)["reads"] == "difference"
     learnt = Dictionary.load(folder / DICTIONARY).directions()[0]
     cosine = (directions() @ torch.nn.functional.normalize(learnt, dim=1).T).amax(1)
     assert (cosine >= 0.9).float().mean() >= 0.9

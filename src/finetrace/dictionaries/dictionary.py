@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ from torch import Tensor
 from finetrace.core.errors import BadInput
 from finetrace.core.files import write_bytes
 
-__all__ = ["CODE_NORMS", "KINDS", "CodeNorm", "Dictionary", "Kind", "code_weights"]
+__all__ = ["CODE_NORMS", "KINDS", "CodeNorm", "Dictionary", "Kind", "code_weights", "told_of"]
 
 Kind = Literal["batch_topk", "relu"]
 CodeNorm = Literal["crosscoder", "sae", "mixed", "decoupled", "none"]
@@ -163,8 +163,11 @@ class Dictionary:
     def to(self, device: torch.device | str) -> Dictionary:
         return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
-    def save(self, path: Path) -> None:
-        """One safetensors file: the tensors, and a JSON header with the rest and a hash of the tensors."""
+    def save(self, path: Path, about: Mapping[str, str | int] | None = None) -> None:
+        """One safetensors file: the tensors, and a JSON header with the rest and a hash of the tensors.
+
+        about: what it was trained on, for `told_of`: "reads" and "layer".
+        """
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
         header = {
             "format": _FORMAT,
@@ -173,6 +176,7 @@ class Dictionary:
             "code_norm": self.code_norm,
             "row_limit": self.row_limit,
             "hash": _hash(tensors),
+            "about": dict(about or {}),
         }
         write_bytes(path, save(tensors, {"dictionary": json.dumps(header, sort_keys=True)}))
 
@@ -208,6 +212,14 @@ class Dictionary:
                 f"This dictionary reads [row, {self.models}, {self.d}] (row, model, d), not {[*x.shape]}: is it of "
                 "another layer, another model, or of one model where two are given?"
             )
+
+
+def told_of(path: Path) -> Mapping[str, Any]:
+    """What a file that `Dictionary.load` takes says of what it was trained on; empty where it says nothing."""
+    with safe_open(path, framework="pt") as opened:
+        header = json.loads(opened.metadata()["dictionary"])
+    about = header.get("about")
+    return about if isinstance(about, dict) else {}
 
 
 def _problems(found: Dictionary) -> Iterator[str]:

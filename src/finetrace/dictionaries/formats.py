@@ -19,7 +19,7 @@ from torch import Tensor
 from finetrace.core.errors import BadInput, unknown
 from finetrace.core.files import write_bytes, write_json
 from finetrace.dictionaries import dictionary_learning, saelens
-from finetrace.dictionaries.dictionary import Dictionary
+from finetrace.dictionaries.dictionary import Dictionary, told_of
 from finetrace.dictionaries.foreign import LARGEST, read_config, read_tensors, refuse_large
 from finetrace.models.source import located
 
@@ -38,7 +38,8 @@ _SHOWN = 5
 @dataclass(frozen=True)
 class Origin:
     """Where a dictionary comes from. name: as it was given. revision: the hub commit. model, hook: what it was trained on,
-    as its configuration says; layer: the block whose output it reads. None where that is not said."""
+    as its configuration says; layer: the block whose output it reads; reads: see `reading.Reads`. None where that is not
+    said."""
 
     format: Format
     name: str
@@ -46,6 +47,7 @@ class Origin:
     model: str | None = None
     hook: str | None = None
     layer: int | None = None
+    reads: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _file(path: Path, name: str, scale: float | None, largest: int) -> Opened:
         raise BadInput(f"{name} is no dictionary: give a folder, or a .safetensors file.")
     refuse_large(path, largest)
     if _is_ours(path):
-        return Opened(Dictionary.load(path), Origin("finetrace", name))
+        return _own(path, name)
     config = path.parent / (saelens.CONFIG if path.name == saelens.WEIGHTS else dictionary_learning.CONFIG)
     if not config.is_file():
         raise BadInput(
@@ -144,10 +146,25 @@ def _file(path: Path, name: str, scale: float | None, largest: int) -> Opened:
     return _read(config, path, name, None, scale, largest)
 
 
+def _own(path: Path, name: str, revision: str | None = None) -> Opened:
+    dictionary, about = Dictionary.load(path), told_of(path)
+    layer, reads = about.get("layer"), about.get("reads")
+    return Opened(
+        dictionary,
+        Origin(
+            "finetrace",
+            name,
+            revision,
+            layer=layer if isinstance(layer, int) else None,
+            reads=reads if isinstance(reads, str) else None,
+        ),
+    )
+
+
 def _folder(folder: Path, name: str, revision: str | None, scale: float | None, largest: int) -> Opened:
     if (folder / OWN).is_file():
         refuse_large(folder / OWN, largest)
-        return Opened(Dictionary.load(folder / OWN), Origin("finetrace", name, revision))
+        return _own(folder / OWN, name, revision)
     config = next((folder / one for one in _CONFIGS if (folder / one).is_file()), None)
     if config is None:
         raise BadInput(_nothing(folder, name))

@@ -92,7 +92,7 @@ def study(
     if (none := why(reason, rows)) is not None:
         desk.tell(f"{name}, {rows} tokens of {d} dimensions to train on: {none.long}")
     if options.keep and trained is not None:
-        trained.dictionary.save(desk.files / DICTIONARY)
+        trained.dictionary.save(desk.files / DICTIONARY, {"reads": reads, "layer": feed.layer})
     return Study(feed, reads, reason, trained)
 
 

@@ -89,6 +89,11 @@ def _open(config: Config, desk: Desk) -> Opened:
         raise BadInput(
             f"feature_rates.sae is {config.sae}, a crosscoder of two models: it takes an SAE of one."
         )
+    if found.origin.reads == "difference":
+        raise BadInput(
+            f"feature_rates.sae is {config.sae}, which was trained on tuned - base: codes of either model alone would mean "
+            "nothing. It takes an SAE of one model's hidden states."
+        )
     return replace(found, dictionary=found.dictionary.to(desk.pair.device))
 
 
