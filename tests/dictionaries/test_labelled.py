@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tests.dictionaries.test_labels import PAYLOADS, honest, quoted
 from tests.judges.mocks import CANARY, Mock, verdict_line
@@ -93,9 +92,7 @@ def study(payloads: Sequence[str] = ()) -> Study:
     return Study(feed(payloads), "difference", "", trained)
 
 
-def desk(
-    judges: dict[str, Any], payloads: Sequence[str] = (), private: tuple[str, ...] = (), side: str = "tuned"
-) -> Any:
+def desk(judges: dict[str, Any], payloads: Sequence[str] = (), private: tuple[str, ...] = ()) -> Any:
     def spelt(one: int) -> str:
         if one >= PAYLOAD:
             return f" {payloads[one - PAYLOAD]}"
@@ -106,7 +103,7 @@ def desk(
     told: list[str] = []
     subject = SimpleNamespace(slices=SLICES, spell=lambda ids: tuple(map(spelt, ids)))
     return SimpleNamespace(
-        judges=judges, side=side, seed=0, subject=subject, private=private, tell=told.append, told=told
+        judges=judges, seed=0, subject=subject, private=private, tell=told.append, told=told
     )
 
 
@@ -200,13 +197,6 @@ def test_instructions_in_passages_change_no_label_and_no_score():
     # Another's label is right about the silent passages that are not of it: which these are, the seed and their texts decide.
     for rows in (plain.rows, found.rows):
         assert [(one.text, one.score, one.holds) for one in rows] == [(word, 1.0, True) for word in WORDS]
-
-
-@pytest.mark.parametrize("how", [{"side": "null"}, {"side": "base"}])
-def test_nulls_are_not_labelled(how: Any):
-    mock = Mock(honest)
-    assert labelled(mock, **how) is None
-    assert mock.heard == []
 
 
 def test_nobody_is_asked_where_no_judge_of_labels_was_named():

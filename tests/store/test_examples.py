@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from finetrace.core.errors import BadInput, DataError
 from finetrace.store import examples_writer
-from finetrace.store.examples import ALIKE, BINS, GRAM, Examples, Text
+from finetrace.store.examples import BINS, GRAM, Examples, Text
 from finetrace.store.examples_writer import RESERVE, ExamplesWriter
+from finetrace.store.near import ALIKE
 
 GROUPS = ("kl", "norm")
 

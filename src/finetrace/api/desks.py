@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from finetrace.api.calibration import Sets
 from finetrace.api.judging import asked_by
 from finetrace.api.request import Chosen
 from finetrace.data import Corpus
-from finetrace.engine import Answers, Contrast, Desk, Shape, make_subject, run_method
+from finetrace.engine import PAIR, Answers, Contrast, Desk, Shape, make_subject, run_method
 from finetrace.engine.states import States
 from finetrace.models import Pair
 
@@ -60,6 +60,8 @@ class Table:
         self, chosen: Chosen, contrast: Contrast, scratch: Path, advance: Callable[[int, int], None]
     ) -> Desk:
         pair, card, needs = self.pair, chosen.card, chosen.needs
+        if contrast.label != PAIR:
+            needs = replace(needs, labels=0)
         sets = calibration.used(needs, self.sets)
         return Desk(
             pair=pair,

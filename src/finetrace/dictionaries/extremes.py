@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +16,7 @@ from finetrace.dictionaries.dictionary import Dictionary
 from finetrace.dictionaries.figures import FloatArray
 from finetrace.dictionaries.reading import Reads, Tokens, inputs, portions
 from finetrace.engine import Step
+from finetrace.store.near import without_near_duplicates
 
 __all__ = ["LEVELS", "SILENT", "TOP", "Extreme", "Extremes"]
 
@@ -24,7 +25,7 @@ LEVELS = (0.25, 0.5, 0.75, 0.95)
 TOP, SILENT = "top", "silent"
 # So many more are kept than are shown, as near-duplicates are folded when all is seen.
 _SPARE = 3
-_GRAM, _ALIKE = 5, 0.5
+_GRAM = 5
 
 Fields = dict[str, np.ndarray]
 
@@ -183,7 +184,8 @@ class Extremes:
         out: list[Extreme] = []
         for i in range(len(self._latents)):
             for b in range(len(self.bins)):
-                out += _folded([self._extreme(b, i, place) for place in self._places(b, i)])[: self._keep]
+                found = (self._extreme(b, i, place) for place in self._places(b, i))
+                out += without_near_duplicates(found, _GRAM, lambda one: one.ids)[: self._keep]
         return tuple(out)
 
     def _places(self, b: int, i: int) -> Sequence[int]:
@@ -219,20 +221,3 @@ def _chance(keys: NDArray[np.uint64], latents: NDArray[np.int64]) -> FloatArray:
 def _again(chance: FloatArray) -> FloatArray:
     """Other numbers in [0, 1), of the lower bits."""
     return (chance * 2.0**20) % 1.0
-
-
-def _folded(found: list[Extreme]) -> list[Extreme]:
-    """Without those whose tokens are nearly those of an earlier one."""
-    kept: list[Extreme] = []
-    grams: list[set[tuple[int, ...]]] = []
-    for one in found:
-        own = {one.ids[i : i + _GRAM] for i in range(max(1, len(one.ids) - _GRAM + 1))}
-        twin = next(
-            (i for i, other in enumerate(grams) if len(own & other) >= _ALIKE * len(own | other)), None
-        )
-        if twin is None:
-            kept.append(one)
-            grams.append(own)
-        else:
-            kept[twin] = replace(kept[twin], folded=kept[twin].folded + 1)
-    return kept

@@ -16,19 +16,18 @@ from finetrace.judges.grade import Grader
 
 __all__ = ["labels_of"]
 
-_PAIR = "tuned"
 # Wider than what a judge is shown, so that the latent's place in the passage is not always its middle.
 _WINDOW = 128
 
 
 def labels_of(one: Study, desk: Desk, latents: Latents, count: int) -> LatentLabels | None:
     """A label for each of the first `count` latents shown, written from training texts and scored on held-out ones by the
-    desk's judges of labels; None for nulls, and where there are no such judges or no latents.
+    desk's judges of labels; None where there are no such judges (as for nulls) or no latents.
 
     Texts of the desk's private slices are left out before anything is asked. One reading of the texts.
     """
     feed, dictionary, shown = one.feed, one.dictionary, latents.shown[:count]
-    if dictionary is None or not len(shown) or desk.side != _PAIR:
+    if dictionary is None or not len(shown):
         return None
     graders = [
         judge for judge in desk.judges.values() if isinstance(judge, Grader) and judge.rubric == LABELLED

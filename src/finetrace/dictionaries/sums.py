@@ -68,10 +68,6 @@ class TextSums:
         replicates = ratio_replicates(above, below, keys, seed=seed)
         return Estimate(float(above.sum() / below.sum()), unit, n, texts, low, high, replicates)
 
-    def whole(self, column: int) -> float:
-        """The sum over all texts."""
-        return float(sum(one[:, column].sum() for one in self._sums))
-
 
 def nothing(units: Sequence[tuple[str, str]]) -> dict[str, Estimate]:
     """The figures of a card's keys where there are none."""

@@ -17,7 +17,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -27,14 +27,15 @@ from jaxtyping import Float, Int
 
 from finetrace.core.errors import BadInput, DataError
 from finetrace.core.page import Passage
+from finetrace.store.near import without_near_duplicates
 
 __all__ = ["BINS", "Example", "Examples", "Group", "Text"]
 
 BINS = (0.25, 0.5, 0.75, 0.95, 1.0)
 """Upper ends of the bins, as parts of a group's maximum; each holds its upper end and not its lower."""
 BEST = -1
-GRAM, ALIKE = 8, 0.5
-"""Two texts are near-duplicates where the Jaccard index of their sets of 8 tokens in a row is at least this."""
+GRAM = 8
+"""Texts are near-duplicates by their sets of so many tokens in a row."""
 
 APPLICATION, VERSION = 0x46544558, 1
 SCHEMA = """
@@ -201,28 +202,7 @@ def read_about(db: sqlite3.Connection, schema: str = "main") -> dict[str, Any]:
 
 def folded(found: Sequence[Example]) -> tuple[Example, ...]:
     """Without those that are near-duplicates of a better one that stays; `found` is largest first."""
-    kept: list[Example] = []
-    grams: list[set[bytes]] = []
-    for example in found:
-        own = _grams(example.ids)
-        twin = next((i for i, other in enumerate(grams) if _alike(own, other)), None)
-        if twin is None:
-            kept.append(example)
-            grams.append(own)
-        else:
-            kept[twin] = replace(kept[twin], folded=kept[twin].folded + 1)
-    return tuple(kept)
-
-
-def _grams(ids: np.ndarray) -> set[bytes]:
-    """Every 8 tokens in a row; a shorter text is one gram."""
-    data, width = ids.tobytes(), ids.itemsize
-    return {data[width * i : width * (i + GRAM)] for i in range(max(1, len(ids) - GRAM + 1))}
-
-
-def _alike(one: set[bytes], other: set[bytes]) -> bool:
-    shared = len(one & other)
-    return shared >= ALIKE * (len(one) + len(other) - shared)
+    return tuple(without_near_duplicates(found, GRAM, lambda example: example.ids))
 
 
 def _place(example: Example) -> tuple[float, str]:

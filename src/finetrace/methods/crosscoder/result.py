@@ -31,7 +31,7 @@ class Result:
     `dictionaries.latents.latent_table`; frequencies are of all texts, betas of held-out ones. shown: the latents that are
     read, best first. words: latent (CONSTANT_PART for the mean change), head, sign, rank, token, token_id, logit: of what the
     latent writes to the tuned model less what it writes to the base. token_ids, peaks, reach: see
-    `dictionaries.words.Words`. constant: the squared norm of the mean change over the base's variance, None where that is 0. labels: None where none
+    `dictionaries.words.Words`. labels: None where none
     were asked for, and for nulls. lost: tokens whose states were not finite.
     """
 
@@ -42,7 +42,6 @@ class Result:
     held: int
     reason: str
     fitted: Fitted | None
-    constant: float | None
     tags: dict[str, int]
     latents: Columns
     shown: np.ndarray

@@ -56,7 +56,6 @@ def _result(
 ) -> Result:
     moments, trained = one.feed.moments["training"], one.trained
     said = no_words() if sums is None else _words(config, desk, one, latents)
-    variance = float(moments.variance[0])
 
     def figures(where: int | None) -> dict[str, Estimate]:
         return sums.estimates(desk.seed, where) if sums is not None else nothing(KEYS)
@@ -69,7 +68,6 @@ def _result(
         held=one.feed.moments["held out"].tokens,
         reason=one.reason,
         fitted=fitted(trained, ("base", "tuned", "difference")) if trained is not None else None,
-        constant=float(moments.mean[2].square().sum()) / variance if variance > 0 else None,
         tags=_tags(latents) if trained is not None else {},
         latents=latents.table,
         shown=latents.shown,

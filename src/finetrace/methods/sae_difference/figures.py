@@ -61,8 +61,3 @@ class Sums:
         return nothing(KEYS) | {
             key: self._texts.estimate(RATIOS[key], units[key], seed, where) for key in known
         }
-
-    @property
-    def variance(self) -> float:
-        """Of the base's states, all directions together; 0 without tokens."""
-        return self._texts.whole(BASE) / max(1.0, self._texts.whole(TOKENS))

@@ -25,9 +25,8 @@ class Result:
     rows, held: tokens trained on, and held out. reason: why no dictionary was trained (see `dictionaries.findings`), "" where
     one was. fitted: None then. latents: one row a latent, see `dictionaries.latents.latent_table`; frequencies are of all texts,
     betas of held-out ones. shown: the latents that are read, best first. words: latent (CONSTANT_PART for the constant part),
-    head, sign, rank, token, token_id, logit. token_ids, peaks, reach: see `dictionaries.words.Words`. constant: the norm of
-    the constant part over the root of the base's variance, None where that is 0. labels: None where none were asked for, and for
-    nulls. lost: tokens whose states were not finite.
+    head, sign, rank, token, token_id, logit. token_ids, peaks, reach: see `dictionaries.words.Words`. labels: None where none
+    were asked for, and for nulls. lost: tokens whose states were not finite.
     """
 
     numbers: dict[str, Estimate]
@@ -37,7 +36,6 @@ class Result:
     held: int
     reason: str
     fitted: Fitted | None
-    constant: float | None
     latents: Columns
     shown: np.ndarray
     words: Columns

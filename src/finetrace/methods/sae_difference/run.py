@@ -58,7 +58,6 @@ def _result(
     feed, said = one.feed, no_words()
     if sums is not None:
         said = _words(config, desk, one, latents, sums.constant)
-    variance = sums.variance if sums is not None else 0.0
 
     def figures(where: int | None) -> dict[str, Estimate]:
         return sums.estimates(desk.seed, where) if sums is not None else nothing(KEYS)
@@ -71,7 +70,6 @@ def _result(
         held=feed.moments["held out"].tokens,
         reason=one.reason,
         fitted=fitted(one.trained, ("unexplained",)) if one.trained is not None else None,
-        constant=float(sums.constant.double().norm()) / variance**0.5 if sums and variance > 0 else None,
         latents=latents.table,
         shown=latents.shown,
         words=said.table,
